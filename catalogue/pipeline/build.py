@@ -1,0 +1,322 @@
+"""The main job: bring a run's directory from whatever state it is in to the finished catalogue."""
+
+from __future__ import annotations
+
+
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import cluster
+from catalogue.models import InferenceSettings, model_class
+from catalogue.pipeline.lock import RunLock
+from catalogue.pipeline.manifest import (
+    Manifest,
+    dated,
+    imported_parent,
+    read_manifest,
+    write_manifest,
+)
+from catalogue.pipeline.merge import Merged, is_merged, merge, merge_inputs, report_path
+from catalogue.pipeline.outputs import write_provenance, write_report
+from catalogue.pipeline.parent_change import adopt_parent, finish_parent_change, reuse_for
+from catalogue.pipeline.plan import StagePlan, UnitPlan, plan_infer, plan_ingest
+from catalogue.pipeline.records import digest_of
+from catalogue.pipeline.run import Run
+from catalogue.pipeline.tasks import IngestTask, InferTask, ModelTask, UnitSummary, infer, ingest
+from catalogue.spectra.primitives import RowColumn
+from catalogue.spectra.store import create_row_arrays
+
+
+class Interrupted(Exception):  # noqa: N818 - it is an order, not a fault
+    """The run was told to stop; what is finished is on disk, and the same command goes on."""
+
+
+class Progress(Protocol):
+    """What a build tells about itself while it works."""
+
+    def stage(self, name: str, rows: int, dashboard: str | None) -> AbstractContextManager[Callable[[int], None]]:
+        """Context of a stage of ``rows`` rows, giving the function to call with every number of rows finished."""
+        ...
+
+
+class Quiet:
+    """Tell nothing."""
+
+    def stage(self, name: str, rows: int, dashboard: str | None) -> AbstractContextManager[Callable[[int], None]]:
+        """Ignore everything."""
+        return nullcontext(lambda finished: None)
+
+
+@dataclass
+class BuildResult:
+    """What a build did.
+
+    Attributes
+    ----------
+    rows : int
+    ingested, inferred : int
+        Units done by this build, not by earlier ones.
+    set_aside : list of str
+        Units that were given up after repeated failures.
+    merged : list of Merged
+    """
+
+    rows: int = 0
+    ingested: int = 0
+    inferred: int = 0
+    set_aside: list[str] = field(default_factory=list)
+    merged: list[Merged] = field(default_factory=list)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether everything was done before."""
+        return not (self.ingested or self.inferred or self.set_aside or any(m.written for m in self.merged))
+
+
+def build(
+    run: Run,
+    *,
+    client: Any = None,
+    allow_incomplete: bool = False,
+    rescan: bool = False,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+    configuration_text: str = "",
+) -> BuildResult:
+    """Build the catalogue of a run, doing only what is not done.
+
+    Parameters
+    ----------
+    run : Run
+    client : distributed.Client, optional
+        A cluster that already runs; None starts the one that the configuration names, and only if there is work for it.
+    allow_incomplete : bool
+        Write the catalogue even if units were set aside; their rows say so.
+    rescan : bool
+        Compare every spectra file with its record, whatever ``spectra.check`` says.
+    progress : Progress, optional
+    stop : threading.Event, optional
+        Set it to end early and cleanly.
+    configuration_text : str
+        YAML of the configuration, for the provenance.
+
+    Returns
+    -------
+    BuildResult
+
+    Raises
+    ------
+    RunLocked
+        If another run owns the directory.
+    MergeRefused
+        If units are missing and ``allow_incomplete`` is False.
+    Interrupted
+        If ``stop`` was set before the end.
+    """
+    progress = progress or Quiet()
+    stop = stop or threading.Event()
+    run.directory.root.mkdir(parents=True, exist_ok=True)
+    with RunLock(run.directory.lock):
+        sweep_partial_files(run.directory.root)
+        manifest = _prepare(run, rescan)
+        result = BuildResult(rows=manifest.n_rows)
+        with _LazyCluster(run, client) as workers:
+            ingest_plan = _do_ingest(run, manifest, workers, result, progress, stop, rescan)
+            inferences = _do_infer(run, manifest, ingest_plan, workers, result, progress, stop)
+        _merge_all(run, manifest, ingest_plan, inferences, result, progress, allow_incomplete, configuration_text)
+    return result
+
+
+def sweep_partial_files(root: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for directory in (root, root / "predictions"):
+        for entry in directory.glob("*.partial") if directory.is_dir() else []:
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+    for entry in (root / "records").rglob("*.partial"):
+        entry.unlink(missing_ok=True)
+
+
+def _prepare(run: Run, rescan: bool) -> Manifest:
+    """Bring parent table, store layout and epoch up to date."""
+    earlier = read_manifest(run.directory.manifest)
+    manifest, parent = imported_parent(run, earlier)
+    plan = plan_ingest(run, manifest, parent, rescan)
+    changed = any(unit.state == "stale" for unit in plan.units)
+    manifest = dated(manifest, digest_of(run.semantics, manifest.parent), changed)
+    adopt_parent(run, earlier, manifest, parent, plan)
+    if manifest != earlier:
+        write_manifest(run.directory.manifest, manifest)
+    return manifest
+
+
+class _LazyCluster:
+    """The run's cluster, started when the first task needs it."""
+
+    def __init__(self, run: Run, client: Any) -> None:
+        self.run = run
+        self.client = client
+        self._context: Any = None
+
+    def __enter__(self) -> _LazyCluster:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._context is not None:
+            self._context.__exit__(*error)
+
+    def get(self) -> Any:
+        if self.client is None:
+            configuration = self.run.configuration
+            scratch = self.run.directory.root / "scratch"
+            self._context = cluster.connect(
+                configuration.cluster, relative_to=Path.cwd(), scratch=scratch, workers=configuration.workers
+            )
+            self.client = self._context.__enter__()
+        return self.client
+
+
+def _do_ingest(
+    run: Run,
+    manifest: Manifest,
+    workers: _LazyCluster,
+    result: BuildResult,
+    progress: Progress,
+    stop: threading.Event,
+    rescan: bool,
+) -> StagePlan:
+    plan = plan_ingest(run, manifest, run.directory.parent, rescan)
+    tasks = [
+        cluster.Task(f"ingest-{unit.unit}", ingest, (_ingest_task(run, unit),))
+        for unit in plan.to_do
+    ]
+    result.ingested += _run_stage("ingest", tasks, plan.to_do, workers, result, progress, stop)
+    plan = plan_ingest(run, manifest, run.directory.parent, rescan) if tasks else plan
+    if not plan.to_do:
+        finish_parent_change(run)
+    return plan
+
+
+def _ingest_task(run: Run, unit: UnitPlan) -> IngestTask:
+    directory = run.directory
+    return IngestTask(
+        unit.unit, unit.start, unit.stop, str(directory.spectra), str(directory.parent), run.survey.name,
+        str(run.configuration.spectra.root), str(directory.ingest_records), unit.inputs, reuse_for(run),
+    )  # fmt: skip
+
+
+def _do_infer(
+    run: Run,
+    manifest: Manifest,
+    ingest_plan: StagePlan,
+    workers: _LazyCluster,
+    result: BuildResult,
+    progress: Progress,
+    stop: threading.Event,
+) -> dict[str, StagePlan]:
+    plans = {model.identity: plan_infer(run, model, ingest_plan) for model in run.models}
+    tasks = []
+    units = []
+    for number, source in enumerate(ingest_plan.units):
+        parts = [
+            _model_task(run, model.identity, plans[model.identity].units[number])
+            for model in run.models
+            if plans[model.identity].units[number].state in ("new", "stale")
+        ]
+        if parts:
+            task = InferTask(
+                source.unit, source.start, source.stop, str(run.directory.spectra), manifest.chunk_rows, tuple(parts)
+            )
+            tasks.append(cluster.Task(f"infer-{source.unit}", infer, (task,)))
+            units.append(source)
+    if tasks:
+        _create_predictions(run, manifest)
+    result.inferred += _run_stage("infer", tasks, units, workers, result, progress, stop)
+    return {model.identity: plan_infer(run, model, ingest_plan) for model in run.models} if tasks else plans
+
+
+def _model_task(run: Run, identity: str, unit: UnitPlan) -> ModelTask:
+    model = next(model for model in run.models if model.identity == identity)
+    inference = run.configuration.inference
+    settings = InferenceSettings(
+        model.settings["passes"], model.settings["seed"], inference.device, inference.granules
+    )
+    return ModelTask(
+        str(model.bundle.path), model.bundle.digest, str(run.directory.predictions(identity)),
+        str(run.directory.infer_records(identity)), unit.inputs, settings,
+    )  # fmt: skip
+
+
+def _create_predictions(run: Run, manifest: Manifest) -> None:
+    """Create or resize the predictions of every model to the rows of the run."""
+    for model in run.models:
+        outputs = model_class(model.bundle.kind)(model.bundle).outputs
+        columns = [RowColumn(output.name, output.dtype, output.unit, output.description) for output in outputs]
+        attributes = {"bundle": model.bundle.description.name, "digest": model.bundle.digest, **model.settings}
+        create_row_arrays(
+            run.directory.predictions(model.identity), columns, manifest.n_rows, manifest.unit_rows, attributes
+        )
+
+
+def _run_stage(
+    name: str,
+    tasks: list[Any],
+    units: Iterable[UnitPlan],
+    workers: _LazyCluster,
+    result: BuildResult,
+    progress: Progress,
+    stop: threading.Event,
+) -> int:
+    """Run the tasks of a stage; returns how many were done."""
+    if not tasks:
+        return 0
+    client = workers.get()
+    done = 0
+    rows = sum(unit.stop - unit.start for unit in units)
+    with progress.stage(name, rows, getattr(client, "dashboard_link", None)) as advance:
+
+        def on_done(task: Any, summary: UnitSummary) -> None:
+            nonlocal done
+            done += 1
+            advance(summary.rows)
+
+        outcome = cluster.run_tasks(client, tasks, on_done=on_done, stop=stop)
+    result.set_aside.extend(str(unit) for unit in outcome.set_aside)
+    if stop.is_set():
+        raise Interrupted(f"stopped in stage {name}: {done} of {len(tasks)} units were finished and are kept")
+    return done
+
+
+def _merge_all(
+    run: Run,
+    manifest: Manifest,
+    ingest_plan: StagePlan,
+    inferences: dict[str, StagePlan],
+    result: BuildResult,
+    progress: Progress,
+    allow_incomplete: bool,
+    configuration_text: str,
+) -> None:
+    for product in run.products:
+        inputs = merge_inputs(run, product, manifest, ingest_plan, inferences)
+        if is_merged(run, product, inputs):
+            result.merged.append(Merged(product.name, (), manifest.n_rows, False))
+            continue
+        with progress.stage(f"merge {product.name}", manifest.n_rows, None) as advance:
+            merged, collector = merge(
+                run, product, manifest, ingest_plan, inferences, allow_incomplete=allow_incomplete, on_rows=advance
+            )
+        result.merged.append(merged)
+        if run.configuration.output.report:
+            write_report(run, product, manifest, collector, merged, [ingest_plan, *inferences.values()])
+    if any(merged.written for merged in result.merged):
+        names = [path.name for merged in result.merged for path in merged.files]
+        names += [report_path(run, product).name for product in run.products if run.configuration.output.report]
+        write_provenance(run, manifest, configuration_text, names)

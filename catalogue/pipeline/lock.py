@@ -1,0 +1,95 @@
+"""One run per directory: a lock that names its owner and is recognised when stale."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+HEARTBEAT_SECONDS = 20.0
+STALE_AFTER_SECONDS = 180.0
+
+
+class RunLocked(Exception):  # noqa: N818 - it states a fact, not a fault
+    """Another run owns the directory; the message names its host and process."""
+
+
+class RunLock:
+    """Context manager that holds ``run.lock``.
+
+    On one host a lock is stale when its process has gone (its id may have been given to another process,
+    so its start time is compared too). Across hosts, where processes cannot be seen, it is stale when
+    its heartbeat is older than :data:`STALE_AFTER_SECONDS`.
+
+    Raises
+    ------
+    RunLocked
+        On entry, if a living run holds the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="run-lock heartbeat")
+
+    def __enter__(self) -> RunLock:
+        content = json.dumps(
+            {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+        )
+        for _ in range(2):
+            try:
+                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            except FileExistsError:
+                owner = lock_owner(self.path)
+                if owner is not None:
+                    raise RunLocked(f"{self.path.parent} is in use by {owner}") from None
+                self.path.unlink(missing_ok=True)
+                continue
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(content)
+            self._thread.start()
+            return self
+        raise RunLocked(f"{self.path.parent} was taken by another run at this moment")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            try:
+                os.utime(self.path)
+            except FileNotFoundError:
+                return
+
+
+def lock_owner(path: Path) -> str | None:
+    """Host and process that hold the lock, or None if there is none or it is stale."""
+    try:
+        content = json.loads(path.read_text())
+        age = time.time() - path.stat().st_mtime
+        host, pid, started = content["host"], int(content["pid"]), float(content["started"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        # A process that died between creating and filling the lock leaves it empty.
+        try:
+            return None if time.time() - path.stat().st_mtime > HEARTBEAT_SECONDS else "a run that is just starting"
+        except FileNotFoundError:
+            return None
+    owner = f"process {pid} on {host}"
+    if host != socket.gethostname():
+        return None if age > STALE_AFTER_SECONDS else owner
+    try:
+        return owner if abs(psutil.Process(pid).create_time() - started) < 1.0 else None
+    except psutil.NoSuchProcess:
+        return None

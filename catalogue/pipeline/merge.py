@@ -1,0 +1,231 @@
+"""Merge: stores and data model in, catalogue files out, streaming in row order with constant memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from catalogue.datamodels import DataModel
+from catalogue.models import model_class
+from catalogue.pipeline.faults import fault_point
+from catalogue.pipeline.manifest import Manifest
+from catalogue.pipeline.plan import StagePlan, UnitPlan
+from catalogue.pipeline.provenance import header_cards
+from catalogue.pipeline.records import digest_of, write_json
+from catalogue.pipeline.run import AppliedModel, Run
+from catalogue.pipeline.tasks import content_digest
+from catalogue.report import ReportCollector
+from catalogue.spectra.primitives import RowStatus
+from catalogue.spectra.store import read_rows
+from catalogue.writers import Writer, writer_for
+
+
+class MergeRefused(Exception):  # noqa: N818 - it states a decision
+    """Counts or digests do not add up; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Outputs of one product's merge."""
+
+    product: str
+    files: tuple[Path, ...]
+    rows: int
+    written: bool
+
+
+def merge_inputs(
+    run: Run, product: DataModel, manifest: Manifest, ingest: StagePlan, inferences: Mapping[str, StagePlan]
+) -> str:
+    """Digest of everything that a product's files are made of."""
+    used = sorted(run.model_for(product, alias).identity for alias in product.uses)
+    return digest_of(
+        product.digest,
+        run.configuration.options,
+        manifest.parent,
+        manifest.epoch,
+        [unit.record.output if unit.record and unit.state == "done" else None for unit in ingest.units],
+        [
+            [identity, [unit.record.output if unit.record and unit.state == "done" else None for unit in stage.units]]
+            for identity, stage in sorted(inferences.items())
+            if identity in used
+        ],
+    )
+
+
+def output_path(run: Run, product: DataModel, format_name: str) -> Path:
+    """File of a product in a format."""
+    writer = writer_for(format_name)
+    return run.directory.root / (product.file_names.get(format_name) or f"{product.name}{writer.suffix}")
+
+
+def is_merged(run: Run, product: DataModel, inputs: str) -> bool:
+    """Whether all files of a product are there, unchanged since they were made from ``inputs``."""
+    try:
+        record = json.loads(run.directory.merge_record(product.name).read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    if record.get("inputs") != inputs or (run.configuration.output.report and not report_path(run, product).exists()):
+        return False
+    wanted = [output_path(run, product, name) for name in run.configuration.output.formats]
+    return all(record["files"].get(path.name) == signature(path) for path in wanted)
+
+
+def signature(path: Path) -> list[int] | None:
+    """Size and time of a file, or of a directory's metadata file; None if it is not there."""
+    target = path / "zarr.json" if path.is_dir() else path
+    try:
+        facts = target.stat()
+    except FileNotFoundError:
+        return None
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def report_path(run: Run, product: DataModel) -> Path:
+    """Report page of a product: ``report.html``, or by the product's name if there are several."""
+    return run.directory.root / ("report.html" if len(run.products) == 1 else f"{product.name}.report.html")
+
+
+def merge(
+    run: Run,
+    product: DataModel,
+    manifest: Manifest,
+    ingest: StagePlan,
+    inferences: Mapping[str, StagePlan],
+    *,
+    allow_incomplete: bool = False,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> tuple[Merged, ReportCollector]:
+    """Write all files of a product.
+
+    Raises
+    ------
+    MergeRefused
+        If a unit is not done (unless ``allow_incomplete``, which marks its rows), or what a store holds is not what
+        its record says.
+    """
+    stages = [ingest, *(inferences[run.model_for(product, alias).identity] for alias in product.uses)]
+    missing = [f"{stage.name} {unit.unit}" for stage in stages for unit in stage.to_do]
+    if missing and not allow_incomplete:
+        raise MergeRefused(f"{product.name}: {len(missing)} units are not done: {', '.join(missing[:5])}")
+    inputs = merge_inputs(run, product, manifest, ingest, inferences)
+    cards = header_cards(run, product, manifest, inputs, complete=not missing)
+    writers = [
+        writer_for(name)(output_path(run, product, name), product, manifest.n_rows, cards)
+        for name in run.configuration.output.formats
+    ]
+    collector = ReportCollector(product, run.survey.title)
+    try:
+        _stream(run, product, manifest, stages, writers, collector, on_rows)
+        for writer in writers:
+            fault_point("merge", writer.format, "before")
+            writer.close()
+            fault_point("merge", writer.format, "written")
+    except BaseException:
+        for writer in writers:
+            writer.abort()
+        raise
+    files = tuple(writer.path for writer in writers)
+    write_json(
+        run.directory.merge_record(product.name),
+        {"inputs": inputs, "rows": manifest.n_rows, "files": {path.name: signature(path) for path in files}},
+    )
+    fault_point("merge", product.name, "after")
+    return Merged(product.name, files, manifest.n_rows, True), collector
+
+
+def _stream(
+    run: Run,
+    product: DataModel,
+    manifest: Manifest,
+    stages: Sequence[StagePlan],
+    writers: Sequence[Writer],
+    collector: ReportCollector,
+    on_rows: Callable[[int], None],
+) -> None:
+    sources = _Sources(run, product)
+    rows = 0
+    for units in zip(*(stage.units for stage in stages), strict=True):
+        columns = product.evaluate(sources.read(units), run.configuration.options)
+        start = units[0].start
+        if start != rows:
+            raise MergeRefused(f"{product.name}: expected row {rows} next, found {start}")
+        fault_point("merge", units[0].unit, "before")
+        for writer in writers:
+            writer.write(columns)
+        collector.add(start, columns)
+        rows = units[0].stop
+        on_rows(rows - start)
+    if rows != manifest.n_rows:
+        raise MergeRefused(f"{product.name}: expected {manifest.n_rows} rows, found {rows}")
+
+
+class _Sources:
+    """Namespace of the rows of a unit: store columns, extra parent columns, predictions and bundle facts."""
+
+    def __init__(self, run: Run, product: DataModel) -> None:
+        names = product.required_names
+        stored = {column.name for column in run.survey.columns} | {"status"}
+        self.run = run
+        self.stored = sorted({"status", *(name for name in names if name in stored)})
+        self.extra = [name for name in run.extra_columns if name in names]
+        self.parent = pq.ParquetFile(run.directory.parent) if self.extra else None
+        self.models: dict[str, AppliedModel] = {alias: run.model_for(product, alias) for alias in product.uses}
+
+    def read(self, units: Sequence[UnitPlan]) -> dict[str, Any]:
+        ingest, *inferences = units
+        start, stop = ingest.start, ingest.stop
+        if ingest.state == "done":
+            namespace: dict[str, Any] = dict(read_rows(self.run.directory.spectra, self.stored, start, stop))
+        else:
+            namespace = self._set_aside(start, stop)
+        namespace["row"] = np.arange(start, stop)
+        namespace.update(self._extra_columns(start, stop))
+        for (alias, model), unit in zip(self.models.items(), inferences, strict=True):
+            namespace.update(self._predictions(alias, model, unit, start, stop))
+            for column, interval in model.bundle.description.domain.items():
+                namespace[f"{alias}.domain.{column}"] = tuple(interval)
+            namespace[f"{alias}.novelty_limit"] = model.bundle.description.novelty_limit
+            if unit.state != "done":
+                namespace["status"] = np.full(stop - start, RowStatus.SET_ASIDE, np.uint8)
+        return namespace
+
+    def _predictions(
+        self, alias: str, model: AppliedModel, unit: UnitPlan, start: int, stop: int
+    ) -> Iterator[tuple[str, NDArray[Any]]]:
+        outputs = model_class(model.bundle.kind)(model.bundle).outputs
+        if unit.state != "done" or unit.record is None:
+            for output in outputs:
+                yield f"{alias}.{output.name}", np.full(stop - start, np.nan, output.dtype)
+            return
+        store = self.run.directory.predictions(model.identity)
+        values = read_rows(store, [output.name for output in outputs], start, stop)
+        found = content_digest(values)
+        if found != unit.record.output:
+            raise MergeRefused(
+                f"{store}: rows {start} to {stop} have digest {found[:12]}, their record says {unit.record.output[:12]}"
+            )
+        for name, column in values.items():
+            yield f"{alias}.{name}", column
+
+    def _set_aside(self, start: int, stop: int) -> dict[str, Any]:
+        """Columns of rows whose ingest was given up: the parent's values, everything else missing."""
+        from catalogue.spectra.parent import read_parent_rows
+
+        namespace = dict(read_parent_rows(self.run.directory.parent, start, stop, self.run.survey))
+        namespace["status"] = np.full(stop - start, RowStatus.SET_ASIDE, np.uint8)
+        return {name: namespace[name] for name in self.stored if name in namespace}
+
+    def _extra_columns(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        if self.parent is None:
+            return {}
+        from catalogue.spectra.parent import read_parent_columns
+
+        return read_parent_columns(self.run.directory.parent, self.extra, start, stop)

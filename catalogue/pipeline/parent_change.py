@@ -1,0 +1,115 @@
+"""A changed parent table: rows keep their spectra, wherever they move to.
+
+The store of the earlier table stays as ``earlier-spectra.zarr`` until every unit of the new one is done. Units whose
+rows are the same rows at the same place are hard-linked chunk by chunk; in the others, each row is copied from the
+earlier store if its key, its parent values and its file are unchanged, and read from its file otherwise. A crash at any
+moment leaves at worst units without a record, which the next build does again from the earlier store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from catalogue.pipeline.manifest import Manifest
+from catalogue.pipeline.plan import StagePlan
+from catalogue.pipeline.records import write_record
+from catalogue.pipeline.run import Run
+from catalogue.spectra.store import create_store
+
+
+def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent: Path, plan: StagePlan) -> None:
+    """Make ``parent`` the run's parent table and lay the store out for it.
+
+    Parameters
+    ----------
+    run : Run
+    earlier : Manifest or None
+        Manifest on disk.
+    manifest : Manifest
+        Manifest of ``parent``.
+    parent : Path
+        Imported table, possibly already the run's own.
+    plan : StagePlan
+        Ingest plan for ``parent``, from the records on disk.
+    """
+    directory = run.directory
+    if earlier is not None and directory.spectra.is_dir() and _same_layout(earlier, manifest):
+        if parent != directory.parent:
+            parent.replace(directory.parent)
+        return
+    records = directory.ingest_records
+    kept = records.with_name("earlier-ingest")
+    shutil.rmtree(kept, ignore_errors=True)
+    if records.is_dir():
+        records.rename(kept)
+    if directory.spectra.is_dir():
+        if directory.earlier_spectra.is_dir():
+            # A change upon an unfinished change: what was complete before the first one is still complete.
+            shutil.rmtree(directory.spectra)
+            plan = StagePlan(plan.name, ())
+        else:
+            directory.spectra.rename(directory.earlier_spectra)
+            if directory.parent.is_file():
+                shutil.copyfile(directory.parent, directory.earlier_parent)
+    if parent != directory.parent:
+        parent.replace(directory.parent)
+    create_store(
+        directory.spectra, run.survey, manifest.n_rows, manifest.chunk_rows, manifest.unit_rows, run.key
+    )
+    for unit in plan.units:
+        if unit.state == "done" and unit.record is not None:
+            _link_unit(directory.earlier_spectra, directory.spectra, unit.start, unit.stop, manifest)
+            write_record(records, unit.unit, unit.record)
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def reuse_for(run: Run) -> tuple[str, str] | None:
+    """Store and parent table whose rows may be taken over, or None."""
+    directory = run.directory
+    if directory.earlier_spectra.is_dir() and directory.earlier_parent.is_file():
+        return str(directory.earlier_spectra), str(directory.earlier_parent)
+    return None
+
+
+def finish_parent_change(run: Run) -> None:
+    """Remove the earlier store once nothing needs it."""
+    if run.directory.earlier_spectra.is_dir():
+        shutil.rmtree(run.directory.earlier_spectra)
+    run.directory.earlier_parent.unlink(missing_ok=True)
+
+
+def _same_layout(earlier: Manifest, manifest: Manifest) -> bool:
+    return (earlier.parent, earlier.n_rows, earlier.chunk_rows, earlier.unit_rows) == (
+        manifest.parent,
+        manifest.n_rows,
+        manifest.chunk_rows,
+        manifest.unit_rows,
+    )
+
+
+def _link_unit(source: Path, target: Path, start: int, stop: int, manifest: Manifest) -> None:
+    """Give the new store the chunk files of a unit; stores replace files, never write into them."""
+    for array in sorted(path.parent for path in target.glob("*/zarr.json")):
+        chunks = source / array.name / "c"
+        if not chunks.is_dir():
+            continue
+        two_dimensional = array.name in ("flux", "ivar", "mask")
+        rows = manifest.chunk_rows if two_dimensional else manifest.unit_rows
+        if array.name == "wavelength":
+            continue
+        for index in range(start // rows, -(-stop // rows)):
+            name = Path(str(index)) / "0" if two_dimensional else Path(str(index))
+            if (chunks / name).is_file():
+                destination = array / "c" / name
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                destination.unlink(missing_ok=True)
+                _link_or_copy(chunks / name, destination)
+
+
+def _link_or_copy(source: Path, destination: Path) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copyfile(source, destination)

@@ -1,0 +1,134 @@
+"""What is done, what is not, and why: read from records alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from catalogue.models import model_class
+from catalogue.pipeline.manifest import Manifest
+from catalogue.pipeline.records import Record, read_record
+from catalogue.pipeline.run import AppliedModel, Run
+from catalogue.spectra.ingest import input_digest
+
+FILES_CHECKED_UP_TO = 100_000
+
+State = Literal["done", "new", "stale", "waiting"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitPlan:
+    """One unit of one stage.
+
+    Attributes
+    ----------
+    unit, start, stop : int
+    state : str
+        ``done``, ``new`` (never done), ``stale`` (done for other inputs), ``waiting`` (an earlier stage comes first).
+    causes : tuple of str
+        The inputs whose digest changed.
+    inputs : dict of str to str
+        Digests that its record will name.
+    record : Record or None
+        Record on disk.
+    """
+
+    unit: int
+    start: int
+    stop: int
+    state: State
+    causes: tuple[str, ...]
+    inputs: dict[str, str]
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """All units of a stage, in row order."""
+
+    name: str
+    units: tuple[UnitPlan, ...]
+
+    @property
+    def to_do(self) -> list[UnitPlan]:
+        """Units that are not done."""
+        return [unit for unit in self.units if unit.state != "done"]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Units by state."""
+        return dict(Counter(unit.state for unit in self.units))
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """Stale units by changed input."""
+        return dict(Counter(cause for unit in self.units for cause in unit.causes))
+
+    @property
+    def seconds_per_row(self) -> float | None:
+        """Worker seconds per row in the records, None if there are none."""
+        records = [unit.record for unit in self.units if unit.record is not None]
+        rows = sum(record.stop - record.start for record in records)
+        return sum(record.seconds for record in records) / rows if rows else None
+
+
+def plan_ingest(run: Run, manifest: Manifest, parent: Path, rescan: bool = False) -> StagePlan:
+    """Plan of the ingest stage.
+
+    Parameters
+    ----------
+    run : Run
+    manifest : Manifest
+        Of the parent table as it is now.
+    parent : Path
+        Imported parent table.
+    rescan : bool
+        Compare every file, whatever ``spectra.check`` says.
+    """
+    check = run.configuration.spectra.check
+    compare = rescan or check == "files" or (check == "auto" and manifest.n_rows <= FILES_CHECKED_UP_TO)
+    survey = f"{run.survey.name}/{run.survey.reader_version}"
+    units = []
+    for number, start, stop in manifest.units:
+        record = read_record(run.directory.ingest_records, number)
+        layout = f"{start}:{stop}:{manifest.chunk_rows}:{manifest.unit_rows}"
+        trusted = not compare and record is not None and record.inputs.get("parent") == manifest.parent
+        if trusted and record is not None:
+            inputs = {**record.inputs, "survey": survey, "layout": layout}
+        else:
+            rows = input_digest(parent, run.configuration.spectra.root, start, stop)
+            inputs = {"rows": rows, "survey": survey, "layout": layout, "parent": manifest.parent}
+        units.append(_unit(number, start, stop, inputs, record, ignored=("parent",)))
+    return StagePlan("ingest", tuple(units))
+
+
+def plan_infer(run: Run, model: AppliedModel, ingest: StagePlan) -> StagePlan:
+    """Plan of the inference stage of one model, given the ingest stage."""
+    kind = model_class(model.bundle.kind)
+    units = []
+    for source in ingest.units:
+        record = read_record(run.directory.infer_records(model.identity), source.unit)
+        if source.state != "done" or source.record is None:
+            units.append(UnitPlan(source.unit, source.start, source.stop, "waiting", (), {}, record))
+            continue
+        inputs = {
+            "spectra": source.record.output,
+            "model": model.bundle.digest,
+            "settings": model.settings_digest,
+            "inference": f"{kind.kind}/{kind.inference_version}",
+        }
+        units.append(_unit(source.unit, source.start, source.stop, inputs, record))
+    return StagePlan(f"infer {model.bundle.description.name}", tuple(units))
+
+
+def _unit(
+    unit: int, start: int, stop: int, inputs: dict[str, str], record: Record | None, ignored: tuple[str, ...] = ()
+) -> UnitPlan:
+    if record is None:
+        return UnitPlan(unit, start, stop, "new", (), inputs, None)
+    causes = tuple(
+        name for name, value in inputs.items() if name not in ignored and record.inputs.get(name) != value
+    )
+    return UnitPlan(unit, start, stop, "stale" if causes else "done", causes, inputs, record)

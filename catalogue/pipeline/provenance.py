@@ -1,0 +1,99 @@
+"""What made an output: header cards for the files, and a W3C-PROV-like JSON beside them."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import catalogue
+from catalogue.datamodels import DataModel
+from catalogue.pipeline.manifest import Manifest
+from catalogue.pipeline.records import digest_of
+from catalogue.pipeline.run import Run
+
+PACKAGES = ("numpy", "torch", "zarr", "astropy", "dask", "distributed", "xarray", "pyarrow")
+
+
+def run_date(manifest: Manifest) -> str:
+    """The run's epoch as an ISO date in UTC."""
+    moment = datetime.datetime.fromtimestamp(manifest.epoch, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def header_cards(run: Run, product: DataModel, manifest: Manifest, inputs: str, complete: bool) -> dict[str, str]:
+    """FITS keyword to value; the same for every format.
+
+    Nothing here depends on where the run's directory is, how it was distributed, or how often it was interrupted.
+    """
+    cards = {
+        "DATE": run_date(manifest),
+        "CREATOR": f"stellar-catalogue {catalogue.__version__}",
+        "PRODUCT": product.name,
+        "PRODVER": str(product.version),
+        "SURVEY": run.survey.name,
+        "PARENT": run.configuration.parent.path.name,
+        "PARENTDG": manifest.parent,
+        "INPUTDG": inputs,
+        "CONFDG": digest_of(run.semantics),
+        "DMODELDG": product.digest,
+        "COMPLETE": "yes" if complete else "no",
+    }
+    for number, (alias, kind) in enumerate(sorted(product.uses.items()), start=1):
+        model = run.model_for(product, alias)
+        description = model.bundle.description
+        cards[f"MODEL{number}"] = f"{description.name} {description.version} ({kind})"
+        cards[f"MODELDG{number}"] = model.bundle.digest
+        cards[f"PASSES{number}"] = str(model.settings["passes"])
+        cards[f"SEED{number}"] = str(model.settings["seed"])
+    cards["PYTHON"] = platform.python_version()
+    for package in PACKAGES:
+        cards[package.upper()[:8]] = version(package)
+    return cards
+
+
+def provenance_document(run: Run, manifest: Manifest, configuration_text: str, files: list[str]) -> dict[str, Any]:
+    """Entities, activity and agents of a run, in the vocabulary of W3C PROV.
+
+    Parameters
+    ----------
+    run : Run
+    manifest : Manifest
+    configuration_text : str
+        YAML that makes this run again.
+    files : list of str
+        Names of the outputs.
+    """
+    models = {
+        f"bundle:{model.bundle.description.name}": {
+            "digest": model.bundle.digest,
+            "kind": model.bundle.kind,
+            "version": model.bundle.description.version,
+            **model.settings,
+        }
+        for model in run.models
+    }
+    return {
+        "entity": {
+            f"parent:{run.configuration.parent.path.name}": {"digest": manifest.parent, "rows": manifest.n_rows},
+            **models,
+            **{f"product:{product.name}": {"data_model_digest": product.digest} for product in run.products},
+            **{f"file:{name}": {"wasGeneratedBy": "activity:build"} for name in files},
+        },
+        "activity": {
+            "activity:build": {
+                "date": run_date(manifest),
+                "used": [f"parent:{run.configuration.parent.path.name}", *models],
+                "configuration": configuration_text,
+                "configuration_digest": digest_of(run.semantics),
+            }
+        },
+        "agent": {
+            "software:stellar-catalogue": {
+                "version": catalogue.__version__,
+                "python": platform.python_version(),
+                "packages": {package: version(package) for package in PACKAGES},
+            }
+        },
+    }

@@ -1,0 +1,178 @@
+"""The work of one unit, as functions of plain paths and ids that any worker can run.
+
+Each task writes its rows, then its record, and returns a small summary. Running it twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogue.models import InferenceSettings, Model, SpectraBatch, load_model
+from catalogue.pipeline.faults import fault_point
+from catalogue.pipeline.records import Record, write_record
+from catalogue.spectra.ingest import ingest_unit
+from catalogue.spectra.primitives import is_usable
+from catalogue.spectra.store import read_rows, write_rows
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSummary:
+    """What the driver needs to know of a finished unit."""
+
+    unit: int
+    rows: int
+    seconds: float
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestTask:
+    """Rows to bring from files into the spectra store."""
+
+    unit: int
+    start: int
+    stop: int
+    store: str
+    parent: str
+    survey: str
+    root: str
+    records: str
+    inputs: dict[str, str]
+    reuse: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTask:
+    """One model's part of an inference unit."""
+
+    bundle: str
+    digest: str
+    predictions: str
+    records: str
+    inputs: dict[str, str]
+    settings: InferenceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class InferTask:
+    """Rows whose spectra are read once and given to each of ``models``."""
+
+    unit: int
+    start: int
+    stop: int
+    store: str
+    chunk_rows: int
+    models: tuple[ModelTask, ...]
+
+
+def ingest(task: IngestTask) -> UnitSummary:
+    """Read the files of a unit into the store and record it."""
+    began = time.perf_counter()
+    fault_point("ingest", task.unit, "before")
+    summary = ingest_unit(
+        Path(task.store), Path(task.parent), task.survey, Path(task.root), task.start, task.stop, reuse=task.reuse
+    )
+    fault_point("ingest", task.unit, "written")
+    seconds = time.perf_counter() - began
+    record = Record(task.start, task.stop, task.inputs, summary.digest, dict(summary.counts), seconds, _worker())
+    write_record(Path(task.records), task.unit, record)
+    fault_point("ingest", task.unit, "after")
+    return UnitSummary(task.unit, task.stop - task.start, seconds, dict(summary.counts))
+
+
+_loaded: dict[str, Model] = {}
+
+
+def _model(path: str, digest: str) -> Model:
+    """Load a bundle once per process; a worker keeps the models that it has met."""
+    if digest not in _loaded:
+        _loaded[digest] = load_model(Path(path), digest)
+    return _loaded[digest]
+
+
+def infer(task: InferTask, micro_batch: int | None = None) -> UnitSummary:
+    """Apply every model of a unit to its spectra, chunk by chunk, and record it.
+
+    Parameters
+    ----------
+    task : InferTask
+    micro_batch : int, optional
+        Granules worked on together, when an earlier attempt ran out of device memory; never changes a result on the CPU.
+    """
+    began = time.perf_counter()
+    fault_point("infer", task.unit, "before")
+    models = [_model(part.bundle, part.digest) for part in task.models]
+    results: list[dict[str, NDArray[Any]]] = [
+        {output.name: np.full(task.stop - task.start, np.nan, output.dtype) for output in model.outputs}
+        for model in models
+    ]
+    usable_rows = 0
+    for batch in _batches(task, models):
+        at = slice(batch.first_row - task.start, batch.first_row - task.start + len(batch))
+        usable_rows += int(batch.usable.sum())
+        for part, model, result in zip(task.models, models, results, strict=True):
+            settings = part.settings
+            if micro_batch is not None:
+                settings = InferenceSettings(settings.passes, settings.seed, settings.device, micro_batch)
+            for name, values in model.predict(batch, settings).items():
+                result[name][at] = values
+    seconds = time.perf_counter() - began
+    for part, result in zip(task.models, results, strict=True):
+        write_rows(Path(part.predictions), result, task.start)
+        fault_point("infer", task.unit, "written")
+        counts = {"usable": usable_rows}
+        record = Record(task.start, task.stop, part.inputs, content_digest(result), counts, seconds, _worker())
+        write_record(Path(part.records), task.unit, record)
+    fault_point("infer", task.unit, "after")
+    return UnitSummary(task.unit, task.stop - task.start, seconds, {"usable": usable_rows})
+
+
+def _batches(task: InferTask, models: list[Model]) -> Iterator[SpectraBatch]:
+    """Chunks of a unit in order, the next being read while the model works on one."""
+    inputs = sorted({name for model in models for name in model.inputs})
+    starts = range(task.start, task.stop, task.chunk_rows)
+    with ThreadPoolExecutor(1) as reader:
+        pending = reader.submit(_read_batch, task, inputs, starts[0])
+        for following in [*starts[1:], None]:
+            batch = pending.result()
+            if following is not None:
+                pending = reader.submit(_read_batch, task, inputs, following)
+            if batch is not None:
+                yield batch
+
+
+def _read_batch(task: InferTask, inputs: list[str], start: int) -> SpectraBatch | None:
+    """Read one chunk, or nothing of it if no row of it can be used."""
+    stop = min(start + task.chunk_rows, task.stop)
+    store = Path(task.store)
+    columns = read_rows(store, ["status", *inputs], start, stop)
+    usable = is_usable(columns["status"])
+    if not usable.any():
+        return None
+    spectra = read_rows(store, ["flux", "ivar", "mask"], start, stop)
+    return SpectraBatch(start, spectra["flux"], spectra["ivar"], spectra["mask"], usable, columns)
+
+
+def content_digest(columns: dict[str, NDArray[Any]]) -> str:
+    """SHA-256, hexadecimal, over names, dtypes and bytes of per-row arrays, sorted by name."""
+    digest = hashlib.sha256()
+    for name in sorted(columns):
+        values = np.ascontiguousarray(columns[name])
+        digest.update(f"{name}:{values.dtype.str}:{values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _worker() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
