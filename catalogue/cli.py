@@ -1,0 +1,215 @@
+"""The command ``catalogue``. Each command is a few lines around a public function."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from catalogue import __version__
+from catalogue.config import ConfigurationError, RunConfiguration, load_run_configuration
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+models_app = typer.Typer(no_args_is_help=True, help="Model bundles.")
+cluster_app = typer.Typer(no_args_is_help=True, help="Clusters.")
+app.add_typer(models_app, name="models")
+app.add_typer(cluster_app, name="cluster")
+
+console = Console(soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True)
+
+Configuration = Annotated[Path, typer.Argument(metavar="CONFIG", help="run configuration (YAML)")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override any key")]
+
+EXIT_REFUSED = 2
+EXIT_INCOMPLETE = 3
+EXIT_TO_DO = 4
+EXIT_LOCKED = 5
+
+
+def _refuse(error: Exception | str, code: int = EXIT_REFUSED) -> NoReturn:
+    errors.print(f"catalogue: {error}", style="red", markup=False, highlight=False)
+    raise typer.Exit(code)
+
+
+def _load(path: Path, overrides: list[str] | None) -> tuple[RunConfiguration, Any]:
+    from catalogue.pipeline.run import resolve_run
+
+    try:
+        configuration = load_run_configuration(path, overrides)
+        return configuration, resolve_run(configuration)
+    except ConfigurationError as error:
+        _refuse(error)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def build(
+    configuration: Configuration,
+    override: Overrides = None,
+    model: Annotated[list[str] | None, typer.Option(help="apply this bundle instead of the configured one")] = None,
+    allow_incomplete: Annotated[bool, typer.Option(help="write the catalogue even if units were given up")] = False,
+    rescan: Annotated[bool, typer.Option(help="compare every spectra file with its record")] = False,
+) -> None:
+    """Build the catalogue, doing only what is not done."""
+    overrides = list(override or [])
+    if model:
+        overrides.append(f"model={json.dumps(model)}")
+    settings, run = _load(configuration, overrides)
+    from catalogue.pipeline.build import Interrupted
+    from catalogue.pipeline.build import build as build_run
+    from catalogue.pipeline.lock import RunLocked
+    from catalogue.pipeline.manifest import ManifestError
+    from catalogue.pipeline.merge import MergeRefused
+    from catalogue.progress import terminal_progress
+    from catalogue.spectra.parent import ParentError
+    from cluster import ClusterError, TaskFailed
+
+    text = yaml.safe_dump(json.loads(settings.model_dump_json()), sort_keys=False, allow_unicode=True)
+    stop = _stop_on_signals()
+    try:
+        result = build_run(
+            run,
+            allow_incomplete=allow_incomplete,
+            rescan=rescan,
+            progress=terminal_progress(console),
+            stop=stop,
+            configuration_text=text,
+        )
+    except RunLocked as error:
+        _refuse(error, EXIT_LOCKED)
+    except (ParentError, ManifestError, ClusterError) as error:
+        _refuse(error)
+    except MergeRefused as error:
+        errors.print(str(error), markup=False)
+        _refuse("run the same command again, or add --allow-incomplete to mark those rows", EXIT_INCOMPLETE)
+    except Interrupted as error:
+        errors.print(f"{error}; run the same command again to go on", markup=False)
+        raise typer.Exit(130) from None
+    except TaskFailed as error:
+        _refuse(error, 1)
+    except OSError as error:
+        _refuse(f"{error.strerror}: {error.filename or run.directory.root}; nothing finished was lost", 1)
+    if result.nothing_to_do:
+        console.print(f"nothing to do: {result.rows:,} rows are up to date", highlight=False)
+    _print_outputs(run, settings)
+    if result.set_aside:
+        _refuse(f"{len(result.set_aside)} units were set aside: {'; '.join(result.set_aside[:3])}", EXIT_INCOMPLETE)
+
+
+def _print_outputs(run: Any, settings: RunConfiguration) -> None:
+    from catalogue.pipeline.merge import output_path, report_path
+
+    for product in run.products:
+        for name in settings.output.formats:
+            console.print(str(output_path(run, product, name)), highlight=False)
+        if settings.output.report:
+            console.print(str(report_path(run, product)), highlight=False)
+
+
+def _stop_on_signals() -> threading.Event:
+    """Turn the first SIGINT or SIGTERM into an orderly stop; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def order(number: int, frame: Any) -> None:
+        if stop.is_set():
+            sys.exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, order)
+    return stop
+
+
+@app.command()
+def status(
+    configuration: Configuration,
+    override: Overrides = None,
+    problems: Annotated[bool, typer.Option(help="list every row with a problem, with its reason")] = False,
+) -> None:
+    """Say what is done, what is not, and why, from the disk alone."""
+    _, run = _load(configuration, override)
+    from catalogue.pipeline.status import problems as problem_rows
+    from catalogue.pipeline.status import run_status
+
+    if problems:
+        for problem in problem_rows(run):
+            typer.echo(f"{problem.row}\t{problem.key}\t{problem.status}\t{problem.reason}")
+        return
+    state = run_status(run)
+    if state.manifest is None:
+        console.print(f"{run.directory.root}: nothing has been started")
+        return
+    if state.owner:
+        console.print(f"in use by {state.owner}", highlight=False)
+    _print_stages(state.stages)
+    table = Table("rows", "status", box=None)
+    for name, count in sorted(state.rows.items(), key=lambda item: -item[1]):
+        table.add_row(f"{count:,}", name)
+    console.print(table)
+    for name, done in state.products.items():
+        console.print(f"{name}: {'up to date' if done else 'not up to date'}", highlight=False)
+
+
+def _print_stages(stages: Any) -> None:
+    table = Table("stage", "units", "done", "new", "stale", "waiting", "changed", box=None)
+    for stage in stages:
+        counts = stage.counts
+        changed = ", ".join(f"{cause} ({count})" for cause, count in stage.causes.items())
+        numbers = [str(counts.get(state, 0)) for state in ("done", "new", "stale", "waiting")]
+        table.add_row(stage.name, str(len(stage.units)), *numbers, changed)
+    console.print(table)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """List the model kinds and the shipped bundles."""
+    from catalogue.models import load_bundle, model_kinds
+    from catalogue.models.bundle import SHIPPED
+
+    console.print(f"kinds: {', '.join(model_kinds())}")
+    for path in sorted(SHIPPED.glob("*/model.json")):
+        bundle = load_bundle(path.parent)
+        description = bundle.description
+        console.print(
+            f"{description.name} {description.version}  kind {description.kind}  survey {description.survey}"
+            f"  digest {bundle.digest[:12]}",
+            highlight=False,
+        )
+
+
+@models_app.command("verify")
+def models_verify(bundle: Annotated[str, typer.Argument(help="shipped name or directory")]) -> None:
+    """Check that a bundle is whole, holds no pickle and can be bound to its model."""
+    from catalogue.models import BundleError, find_bundle, load_model
+
+    try:
+        model = load_model(find_bundle(bundle, Path.cwd()))
+    except BundleError as error:
+        _refuse(error, 1)
+    console.print(f"{bundle}: good, digest {model.bundle.digest}, {len(model.outputs)} outputs", highlight=False)
+
+
+@cluster_app.command("script")
+def cluster_script(file: Annotated[Path, typer.Argument(help="cluster file (YAML)")]) -> None:
+    """Print the batch job that a cluster file would submit, without submitting it."""
+    from cluster import ClusterError, job_script
+
+    try:
+        typer.echo(job_script(file))
+    except ClusterError as error:
+        _refuse(error)

@@ -1,0 +1,79 @@
+"""Progress of a build: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_LINE_SECONDS = 30.0
+
+
+class TerminalProgress:
+    """A progress bar with rate and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextmanager
+    def stage(self, name: str, rows: int, dashboard: str | None) -> Iterator[Callable[[int], None]]:
+        """Show one stage."""
+        if dashboard:
+            self.console.print(f"dashboard: {dashboard}")
+        columns = (
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("rows, {task.fields[rate]}"), TimeRemainingColumn(),
+        )  # fmt: skip
+        began = time.monotonic()
+        with Progress(*columns, console=self.console) as bar:
+            task = bar.add_task(name, total=rows, rate="")
+
+            def advance(finished: int) -> None:
+                bar.advance(task, finished)
+                rate = bar.tasks[0].completed / max(time.monotonic() - began, 1e-6)
+                bar.update(task, rate=f"{rate:,.0f}/s")
+
+            yield advance
+
+
+class PlainProgress:
+    """One line per stage and one every half minute."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextmanager
+    def stage(self, name: str, rows: int, dashboard: str | None) -> Iterator[Callable[[int], None]]:
+        """Tell of one stage."""
+        began = last = time.monotonic()
+        done = 0
+
+        def advance(finished: int) -> None:
+            nonlocal done, last
+            done += finished
+            now = time.monotonic()
+            if now - last > PLAIN_LINE_SECONDS:
+                last = now
+                rate = done / (now - began)
+                self._say(f"{name}: {done:,} of {rows:,} rows, {rate:,.0f}/s, {(rows - done) / rate:,.0f} s left")
+
+        yield advance
+        self._say(f"{name}: {done:,} rows in {time.monotonic() - began:.1f} s")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False)
+
+
+def terminal_progress(console: Console) -> TerminalProgress | PlainProgress:
+    """The progress that suits ``console``."""
+    return TerminalProgress(console) if console.is_terminal else PlainProgress(console)
