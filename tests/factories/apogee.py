@@ -1,0 +1,86 @@
+"""Small APOGEE files and bundles, made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+N_PIXELS = 8575
+CHIPS = ((246, 3274), (3585, 6080), (6344, 8335))
+
+
+def combined_spectrum(seed: int = 0, n_rows: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flux, error and mask of shape (n_rows, 8575) with gaps, a few bad pixels and a slope."""
+    random = np.random.default_rng(seed)
+    pixels = np.arange(N_PIXELS)
+    flux = 500 + 0.02 * pixels + 5 * random.standard_normal((n_rows, N_PIXELS))
+    flux -= 150 * np.exp(-0.5 * ((pixels % 97 - 40) / 3.0) ** 2)
+    error = np.full((n_rows, N_PIXELS), 5.0)
+    mask = np.zeros((n_rows, N_PIXELS), np.int64)
+    gap = np.ones(N_PIXELS, bool)
+    for first, last in CHIPS:
+        gap[first - 30 : last + 30] = False
+    flux[:, gap], error[:, gap], mask[:, gap] = 0.0, 1e10, 1
+    bad = random.integers(300, 8300, 40)
+    mask[:, bad] |= 1 << 1
+    error[:, bad] = 4e3
+    mask[:, 4000] |= 1 << 14
+    return flux, error, mask
+
+
+def write_apstar(
+    path: Path,
+    *,
+    seed: int = 0,
+    n_visits: int = 3,
+    dr17: bool = True,
+    objid: str = "2M00000000+0000000",
+    crval: float = 4.179,
+    n_pixels: int = N_PIXELS,
+    value: float | None = None,
+) -> Path:
+    """An apStar file as the DR17 (float64, int64) or the DR13 (float32, int16) pipeline writes it."""
+    n_rows = n_visits + (2 if n_visits > 1 else int(dr17))
+    flux, error, mask = (array[:, :n_pixels] for array in combined_spectrum(seed, n_rows))
+    flux[1:] += 1000.0
+    if value is not None:
+        flux[:] = value
+    kinds = ("f8", "f8", "i8") if dr17 else ("f4", "f4", "i2")
+    if not dr17 and n_visits == 1:
+        flux, error, mask = flux[0], error[0], mask[0]
+    primary = fits.PrimaryHDU()
+    for card, content in (
+        ("OBJID", objid),
+        ("RA", 10.5),
+        ("DEC", -20.25),
+        ("SNR", 99.5),
+        ("NVISITS", n_visits),
+    ):
+        primary.header[card] = content
+    hdus = fits.HDUList([primary])
+    for array, kind in zip((flux, error, mask, flux, error), (*kinds, *kinds[:2]), strict=True):
+        hdu = fits.ImageHDU(array.astype(kind))
+        hdu.header["CRVAL1"], hdu.header["CDELT1"], hdu.header["CRPIX1"] = crval, 6e-6, 1
+        hdus.append(hdu)
+    hdus.writeto(path, overwrite=True)
+    return path
+
+
+def write_aspcapstar(path: Path, seed: int = 0, objid: str = "2M00000000+0000000") -> Path:
+    """An aspcapStar file: normalised spectrum, error and model, zeros in the gaps."""
+    flux, _, _ = combined_spectrum(seed)
+    inside = np.zeros(N_PIXELS, bool)
+    for first, last in CHIPS:
+        inside[first:last] = True
+    normalised = np.where(inside, flux[0] / 580, 0.0)
+    primary = fits.PrimaryHDU()
+    primary.header["OBJ"], primary.header["NVISITS"], primary.header["SNR"] = objid, 3, 79.0
+    hdus = fits.HDUList([primary])
+    for array in (normalised, np.where(inside, 0.01, 0.0), normalised):
+        hdu = fits.ImageHDU(array.astype("f4"))
+        hdu.header["CRVAL1"], hdu.header["CDELT1"] = 4.179, 6e-6
+        hdus.append(hdu)
+    hdus.writeto(path, overwrite=True)
+    return path
