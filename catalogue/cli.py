@@ -61,8 +61,12 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
 def build(
     configuration: Configuration,
     override: Overrides = None,
-    model: Annotated[list[str] | None, typer.Option(help="apply this bundle instead of the configured one")] = None,
-    allow_incomplete: Annotated[bool, typer.Option(help="write the catalogue even if units were given up")] = False,
+    model: Annotated[
+        list[str] | None, typer.Option(help="apply this bundle instead of the configured one")
+    ] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option(help="write the catalogue even if units were given up")
+    ] = False,
     rescan: Annotated[bool, typer.Option(help="compare every spectra file with its record")] = False,
 ) -> None:
     """Build the catalogue, doing only what is not done."""
@@ -108,7 +112,10 @@ def build(
         console.print(f"nothing to do: {result.rows:,} rows are up to date", highlight=False)
     _print_outputs(run, settings)
     if result.set_aside:
-        _refuse(f"{len(result.set_aside)} units were set aside: {'; '.join(result.set_aside[:3])}", EXIT_INCOMPLETE)
+        _refuse(
+            f"{len(result.set_aside)} units were set aside: {'; '.join(result.set_aside[:3])}",
+            EXIT_INCOMPLETE,
+        )
 
 
 def _print_outputs(run: Any, settings: RunConfiguration) -> None:
@@ -175,6 +182,52 @@ def _print_stages(stages: Any) -> None:
     console.print(table)
 
 
+@app.command()
+def plan(
+    configuration: Configuration,
+    override: Overrides = None,
+    rescan: Annotated[bool, typer.Option(help="compare every spectra file with its record")] = False,
+) -> None:
+    """Say what a build would do and why; exit code 0 if nothing is to do, 4 otherwise."""
+    _, run = _load(configuration, override)
+    from catalogue.pipeline.build import plan as plan_run
+    from catalogue.pipeline.lock import RunLocked
+    from catalogue.spectra.parent import ParentError
+
+    try:
+        found = plan_run(run, rescan)
+    except RunLocked as error:
+        _refuse(error, EXIT_LOCKED)
+    except ParentError as error:
+        _refuse(error)
+    _print_stages(found.stages)
+    for name, to_write in found.products.items():
+        console.print(f"{name}: {'will be written' if to_write else 'up to date'}", highlight=False)
+    if found.nothing_to_do:
+        console.print("nothing to do")
+        return
+    seconds = found.seconds
+    console.print("time: not known yet" if seconds is None else f"time: about {seconds:,.0f} worker seconds")
+    raise typer.Exit(EXIT_TO_DO)
+
+
+@app.command()
+def prune(configuration: Configuration, override: Overrides = None) -> None:
+    """Remove predictions of models that the configuration does not use."""
+    _, run = _load(configuration, override)
+    from catalogue.pipeline.lock import RunLocked
+    from catalogue.pipeline.prune import prune as prune_run
+
+    try:
+        removed = prune_run(run)
+    except RunLocked as error:
+        _refuse(error, EXIT_LOCKED)
+    for path in removed:
+        console.print(f"removed {path}", highlight=False)
+    if not removed:
+        console.print("nothing to remove")
+
+
 @models_app.command("list")
 def models_list() -> None:
     """List the model kinds and the shipped bundles."""
@@ -201,7 +254,9 @@ def models_verify(bundle: Annotated[str, typer.Argument(help="shipped name or di
         model = load_model(find_bundle(bundle, Path.cwd()))
     except BundleError as error:
         _refuse(error, 1)
-    console.print(f"{bundle}: good, digest {model.bundle.digest}, {len(model.outputs)} outputs", highlight=False)
+    console.print(
+        f"{bundle}: good, digest {model.bundle.digest}, {len(model.outputs)} outputs", highlight=False
+    )
 
 
 @cluster_app.command("script")

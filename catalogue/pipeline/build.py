@@ -24,7 +24,7 @@ from catalogue.pipeline.manifest import (
 from catalogue.pipeline.merge import Merged, is_merged, merge, merge_inputs, report_path
 from catalogue.pipeline.outputs import write_provenance, write_report
 from catalogue.pipeline.parent_change import adopt_parent, finish_parent_change, reuse_for
-from catalogue.pipeline.plan import StagePlan, UnitPlan, plan_infer, plan_ingest
+from catalogue.pipeline.plan import RunPlan, StagePlan, UnitPlan, plan_infer, plan_ingest
 from catalogue.pipeline.records import digest_of
 from catalogue.pipeline.run import Run
 from catalogue.pipeline.tasks import IngestTask, InferTask, ModelTask, UnitSummary, infer, ingest
@@ -39,7 +39,9 @@ class Interrupted(Exception):  # noqa: N818 - it is an order, not a fault
 class Progress(Protocol):
     """What a build tells about itself while it works."""
 
-    def stage(self, name: str, rows: int, dashboard: str | None) -> AbstractContextManager[Callable[[int], None]]:
+    def stage(
+        self, name: str, rows: int, dashboard: str | None
+    ) -> AbstractContextManager[Callable[[int], None]]:
         """Context of a stage of ``rows`` rows, giving the function to call with every number of rows finished."""
         ...
 
@@ -47,7 +49,9 @@ class Progress(Protocol):
 class Quiet:
     """Tell nothing."""
 
-    def stage(self, name: str, rows: int, dashboard: str | None) -> AbstractContextManager[Callable[[int], None]]:
+    def stage(
+        self, name: str, rows: int, dashboard: str | None
+    ) -> AbstractContextManager[Callable[[int], None]]:
         """Ignore everything."""
         return nullcontext(lambda finished: None)
 
@@ -128,8 +132,32 @@ def build(
         with _LazyCluster(run, client) as workers:
             ingest_plan = _do_ingest(run, manifest, workers, result, progress, stop, rescan)
             inferences = _do_infer(run, manifest, ingest_plan, workers, result, progress, stop)
-        _merge_all(run, manifest, ingest_plan, inferences, result, progress, allow_incomplete, configuration_text)
+        _merge_all(
+            run, manifest, ingest_plan, inferences, result, progress, allow_incomplete, configuration_text
+        )
     return result
+
+
+def plan(run: Run, rescan: bool = False) -> RunPlan:
+    """What a build would do, and why. The parent table is imported if it changed; nothing else is touched.
+
+    Raises
+    ------
+    RunLocked
+        If another run owns the directory.
+    """
+    run.directory.root.mkdir(parents=True, exist_ok=True)
+    with RunLock(run.directory.lock):
+        manifest, parent = imported_parent(run, read_manifest(run.directory.manifest))
+        ingest_plan = plan_ingest(run, manifest, parent, rescan)
+    inferences = {model.identity: plan_infer(run, model, ingest_plan) for model in run.models}
+    units_to_do = any(stage.to_do for stage in [ingest_plan, *inferences.values()])
+    products = {
+        product.name: units_to_do
+        or not is_merged(run, product, merge_inputs(run, product, manifest, ingest_plan, inferences))
+        for product in run.products
+    }
+    return RunPlan(ingest_plan, inferences, products)
 
 
 def sweep_partial_files(root: Path) -> None:
@@ -193,10 +221,7 @@ def _do_ingest(
     rescan: bool,
 ) -> StagePlan:
     plan = plan_ingest(run, manifest, run.directory.parent, rescan)
-    tasks = [
-        cluster.Task(f"ingest-{unit.unit}", ingest, (_ingest_task(run, unit),))
-        for unit in plan.to_do
-    ]
+    tasks = [cluster.Task(f"ingest-{unit.unit}", ingest, (_ingest_task(run, unit),)) for unit in plan.to_do]
     result.ingested += _run_stage("ingest", tasks, plan.to_do, workers, result, progress, stop)
     plan = plan_ingest(run, manifest, run.directory.parent, rescan) if tasks else plan
     if not plan.to_do:
@@ -232,7 +257,12 @@ def _do_infer(
         ]
         if parts:
             task = InferTask(
-                source.unit, source.start, source.stop, str(run.directory.spectra), manifest.chunk_rows, tuple(parts)
+                source.unit,
+                source.start,
+                source.stop,
+                str(run.directory.spectra),
+                manifest.chunk_rows,
+                tuple(parts),
             )
             tasks.append(cluster.Task(f"infer-{source.unit}", infer, (task,)))
             units.append(source)
@@ -258,10 +288,20 @@ def _create_predictions(run: Run, manifest: Manifest) -> None:
     """Create or resize the predictions of every model to the rows of the run."""
     for model in run.models:
         outputs = model_class(model.bundle.kind)(model.bundle).outputs
-        columns = [RowColumn(output.name, output.dtype, output.unit, output.description) for output in outputs]
-        attributes = {"bundle": model.bundle.description.name, "digest": model.bundle.digest, **model.settings}
+        columns = [
+            RowColumn(output.name, output.dtype, output.unit, output.description) for output in outputs
+        ]
+        attributes = {
+            "bundle": model.bundle.description.name,
+            "digest": model.bundle.digest,
+            **model.settings,
+        }
         create_row_arrays(
-            run.directory.predictions(model.identity), columns, manifest.n_rows, manifest.unit_rows, attributes
+            run.directory.predictions(model.identity),
+            columns,
+            manifest.n_rows,
+            manifest.unit_rows,
+            attributes,
         )
 
 
@@ -311,12 +351,20 @@ def _merge_all(
             continue
         with progress.stage(f"merge {product.name}", manifest.n_rows, None) as advance:
             merged, collector = merge(
-                run, product, manifest, ingest_plan, inferences, allow_incomplete=allow_incomplete, on_rows=advance
+                run,
+                product,
+                manifest,
+                ingest_plan,
+                inferences,
+                allow_incomplete=allow_incomplete,
+                on_rows=advance,
             )
         result.merged.append(merged)
         if run.configuration.output.report:
             write_report(run, product, manifest, collector, merged, [ingest_plan, *inferences.values()])
     if any(merged.written for merged in result.merged):
         names = [path.name for merged in result.merged for path in merged.files]
-        names += [report_path(run, product).name for product in run.products if run.configuration.output.report]
+        names += [
+            report_path(run, product).name for product in run.products if run.configuration.output.report
+        ]
         write_provenance(run, manifest, configuration_text, names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -49,7 +50,7 @@ class RunLock:
                 owner = lock_owner(self.path)
                 if owner is not None:
                     raise RunLocked(f"{self.path.parent} is in use by {owner}") from None
-                self.path.unlink(missing_ok=True)
+                self._remove_stale()
                 continue
             with os.fdopen(descriptor, "w") as stream:
                 stream.write(content)
@@ -63,6 +64,18 @@ class RunLock:
         self._stop.set()
         self._thread.join()
         self.path.unlink(missing_ok=True)
+
+    def _remove_stale(self) -> None:
+        """Take the lock away, and put it back if another run replaced the stale one in the meantime."""
+        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.stale")
+        try:
+            self.path.rename(aside)
+        except FileNotFoundError:
+            return
+        if lock_owner(aside) is not None:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, self.path)
+        aside.unlink()
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -83,7 +96,11 @@ def lock_owner(path: Path) -> str | None:
     except (ValueError, KeyError, TypeError):
         # A process that died between creating and filling the lock leaves it empty.
         try:
-            return None if time.time() - path.stat().st_mtime > HEARTBEAT_SECONDS else "a run that is just starting"
+            return (
+                None
+                if time.time() - path.stat().st_mtime > HEARTBEAT_SECONDS
+                else "a run that is just starting"
+            )
         except FileNotFoundError:
             return None
     owner = f"process {pid} on {host}"

@@ -19,7 +19,9 @@ from catalogue.pipeline.run import Run
 from catalogue.spectra.store import create_store
 
 
-def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent: Path, plan: StagePlan) -> None:
+def adopt_parent(
+    run: Run, earlier: Manifest | None, manifest: Manifest, parent: Path, plan: StagePlan
+) -> None:
     """Make ``parent`` the run's parent table and lay the store out for it.
 
     Parameters

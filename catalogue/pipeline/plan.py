@@ -124,7 +124,12 @@ def plan_infer(run: Run, model: AppliedModel, ingest: StagePlan) -> StagePlan:
 
 
 def _unit(
-    unit: int, start: int, stop: int, inputs: dict[str, str], record: Record | None, ignored: tuple[str, ...] = ()
+    unit: int,
+    start: int,
+    stop: int,
+    inputs: dict[str, str],
+    record: Record | None,
+    ignored: tuple[str, ...] = (),
 ) -> UnitPlan:
     if record is None:
         return UnitPlan(unit, start, stop, "new", (), inputs, None)
@@ -132,3 +137,42 @@ def _unit(
         name for name, value in inputs.items() if name not in ignored and record.inputs.get(name) != value
     )
     return UnitPlan(unit, start, stop, "stale" if causes else "done", causes, inputs, record)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a build would do.
+
+    Attributes
+    ----------
+    ingest : StagePlan
+    inferences : dict of str to StagePlan
+        By model identity.
+    products : dict of str to bool
+        Whether each product's files would be written.
+    """
+
+    ingest: StagePlan
+    inferences: dict[str, StagePlan]
+    products: dict[str, bool]
+
+    @property
+    def stages(self) -> list[StagePlan]:
+        """All stages of units."""
+        return [self.ingest, *self.inferences.values()]
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether a build would do nothing."""
+        return not any(stage.to_do for stage in self.stages) and not any(self.products.values())
+
+    @property
+    def seconds(self) -> float | None:
+        """Worker seconds that the units to do would take at the rate of the records, None if it is unknown."""
+        total = 0.0
+        for stage in self.stages:
+            rows = sum(unit.stop - unit.start for unit in stage.to_do)
+            if rows and stage.seconds_per_row is None:
+                return None
+            total += rows * (stage.seconds_per_row or 0.0)
+        return total

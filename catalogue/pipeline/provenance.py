@@ -22,7 +22,9 @@ def run_date(manifest: Manifest) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def header_cards(run: Run, product: DataModel, manifest: Manifest, inputs: str, complete: bool) -> dict[str, str]:
+def header_cards(
+    run: Run, product: DataModel, manifest: Manifest, inputs: str, complete: bool
+) -> dict[str, str]:
     """FITS keyword to value; the same for every format.
 
     Nothing here depends on where the run's directory is, how it was distributed, or how often it was interrupted.
@@ -53,7 +55,9 @@ def header_cards(run: Run, product: DataModel, manifest: Manifest, inputs: str, 
     return cards
 
 
-def provenance_document(run: Run, manifest: Manifest, configuration_text: str, files: list[str]) -> dict[str, Any]:
+def provenance_document(
+    run: Run, manifest: Manifest, configuration_text: str, files: list[str]
+) -> dict[str, Any]:
     """Entities, activity and agents of a run, in the vocabulary of W3C PROV.
 
     Parameters
@@ -76,7 +80,10 @@ def provenance_document(run: Run, manifest: Manifest, configuration_text: str, f
     }
     return {
         "entity": {
-            f"parent:{run.configuration.parent.path.name}": {"digest": manifest.parent, "rows": manifest.n_rows},
+            f"parent:{run.configuration.parent.path.name}": {
+                "digest": manifest.parent,
+                "rows": manifest.n_rows,
+            },
             **models,
             **{f"product:{product.name}": {"data_model_digest": product.digest} for product in run.products},
             **{f"file:{name}": {"wasGeneratedBy": "activity:build"} for name in files},

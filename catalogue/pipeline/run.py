@@ -193,11 +193,15 @@ def _check_fit(survey: Survey, bundles: list[Bundle], products: tuple[DataModel,
             )
         missing = sorted(set(product.uses.values()) - set(kinds))
         if missing:
-            raise ConfigurationError(f"product: {product.name} needs a model of kind {', '.join(missing)}, found {kinds}")
+            raise ConfigurationError(
+                f"product: {product.name} needs a model of kind {', '.join(missing)}, found {kinds}"
+            )
 
 
 def _check_options(configuration: RunConfiguration, products: tuple[DataModel, ...]) -> None:
     known = {name for product in products for name in product.options}
     for name in configuration.options:
         if name not in known:
-            raise ConfigurationError(f"options.{name}: unknown option; the products have {', '.join(sorted(known))}")
+            raise ConfigurationError(
+                f"options.{name}: unknown option; the products have {', '.join(sorted(known))}"
+            )
