@@ -61,12 +61,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
 def build(
     configuration: Configuration,
     override: Overrides = None,
-    model: Annotated[
-        list[str] | None, typer.Option(help="apply this bundle instead of the configured one")
-    ] = None,
-    allow_incomplete: Annotated[
-        bool, typer.Option(help="write the catalogue even if units were given up")
-    ] = False,
+    model: Annotated[list[str] | None, typer.Option(help="apply this bundle instead of the configured one")] = None,
+    allow_incomplete: Annotated[bool, typer.Option(help="write the catalogue even if units were given up")] = False,
     rescan: Annotated[bool, typer.Option(help="compare every spectra file with its record")] = False,
 ) -> None:
     """Build the catalogue, doing only what is not done."""
@@ -254,9 +250,7 @@ def models_verify(bundle: Annotated[str, typer.Argument(help="shipped name or di
         model = load_model(find_bundle(bundle, Path.cwd()))
     except BundleError as error:
         _refuse(error, 1)
-    console.print(
-        f"{bundle}: good, digest {model.bundle.digest}, {len(model.outputs)} outputs", highlight=False
-    )
+    console.print(f"{bundle}: good, digest {model.bundle.digest}, {len(model.outputs)} outputs", highlight=False)
 
 
 @cluster_app.command("script")

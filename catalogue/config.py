@@ -57,9 +57,7 @@ class OutputSection(_Section):
     @classmethod
     def _not_empty_and_unique(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
         if not formats or len(set(formats)) != len(formats):
-            raise ValueError(
-                f"expected one or more different formats of {', '.join(FORMATS)}, found {list(formats)}"
-            )
+            raise ValueError(f"expected one or more different formats of {', '.join(FORMATS)}, found {list(formats)}")
         return formats
 
 

@@ -65,9 +65,7 @@ class PlainProgress:
             if now - last > PLAIN_LINE_SECONDS:
                 last = now
                 rate = done / (now - began)
-                self._say(
-                    f"{name}: {done:,} of {rows:,} rows, {rate:,.0f}/s, {(rows - done) / rate:,.0f} s left"
-                )
+                self._say(f"{name}: {done:,} of {rows:,} rows, {rate:,.0f}/s, {(rows - done) / rate:,.0f} s left")
 
         yield advance
         self._say(f"{name}: {done:,} rows in {time.monotonic() - began:.1f} s")

@@ -30,9 +30,7 @@ def test_paths_are_relative_to_the_configuration_file(tmp_path):
 def test_home_and_environment_variables_are_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECTRA", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    text = GOOD.replace("root: spectra", "root: $SPECTRA/dr10").replace(
-        "path: parent.csv", "path: ~/parent.csv"
-    )
+    text = GOOD.replace("root: spectra", "root: $SPECTRA/dr10").replace("path: parent.csv", "path: ~/parent.csv")
     configuration = load_run_configuration(write(tmp_path, text))
     assert configuration.spectra.root == tmp_path / "elsewhere" / "dr10"
     assert configuration.parent.path == tmp_path / "home" / "parent.csv"

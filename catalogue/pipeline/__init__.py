@@ -1,1 +1,1 @@
-
+"""The batch logic: plan, units, records, resume, merge."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -27,7 +26,7 @@ from catalogue.pipeline.parent_change import adopt_parent, finish_parent_change,
 from catalogue.pipeline.plan import RunPlan, StagePlan, UnitPlan, plan_infer, plan_ingest
 from catalogue.pipeline.records import digest_of
 from catalogue.pipeline.run import Run
-from catalogue.pipeline.tasks import IngestTask, InferTask, ModelTask, UnitSummary, infer, ingest
+from catalogue.pipeline.tasks import InferTask, IngestTask, ModelTask, UnitSummary, infer, ingest
 from catalogue.spectra.primitives import RowColumn
 from catalogue.spectra.store import create_row_arrays
 
@@ -39,9 +38,7 @@ class Interrupted(Exception):  # noqa: N818 - it is an order, not a fault
 class Progress(Protocol):
     """What a build tells about itself while it works."""
 
-    def stage(
-        self, name: str, rows: int, dashboard: str | None
-    ) -> AbstractContextManager[Callable[[int], None]]:
+    def stage(self, name: str, rows: int, dashboard: str | None) -> AbstractContextManager[Callable[[int], None]]:
         """Context of a stage of ``rows`` rows, giving the function to call with every number of rows finished."""
         ...
 
@@ -49,9 +46,7 @@ class Progress(Protocol):
 class Quiet:
     """Tell nothing."""
 
-    def stage(
-        self, name: str, rows: int, dashboard: str | None
-    ) -> AbstractContextManager[Callable[[int], None]]:
+    def stage(self, name: str, rows: int, dashboard: str | None) -> AbstractContextManager[Callable[[int], None]]:
         """Ignore everything."""
         return nullcontext(lambda finished: None)
 
@@ -132,9 +127,7 @@ def build(
         with _LazyCluster(run, client) as workers:
             ingest_plan = _do_ingest(run, manifest, workers, result, progress, stop, rescan)
             inferences = _do_infer(run, manifest, ingest_plan, workers, result, progress, stop)
-        _merge_all(
-            run, manifest, ingest_plan, inferences, result, progress, allow_incomplete, configuration_text
-        )
+        _merge_all(run, manifest, ingest_plan, inferences, result, progress, allow_incomplete, configuration_text)
     return result
 
 
@@ -275,9 +268,7 @@ def _do_infer(
 def _model_task(run: Run, identity: str, unit: UnitPlan) -> ModelTask:
     model = next(model for model in run.models if model.identity == identity)
     inference = run.configuration.inference
-    settings = InferenceSettings(
-        model.settings["passes"], model.settings["seed"], inference.device, inference.granules
-    )
+    settings = InferenceSettings(model.settings["passes"], model.settings["seed"], inference.device, inference.granules)
     return ModelTask(
         str(model.bundle.path), model.bundle.digest, str(run.directory.predictions(identity)),
         str(run.directory.infer_records(identity)), unit.inputs, settings,
@@ -288,9 +279,7 @@ def _create_predictions(run: Run, manifest: Manifest) -> None:
     """Create or resize the predictions of every model to the rows of the run."""
     for model in run.models:
         outputs = model_class(model.bundle.kind)(model.bundle).outputs
-        columns = [
-            RowColumn(output.name, output.dtype, output.unit, output.description) for output in outputs
-        ]
+        columns = [RowColumn(output.name, output.dtype, output.unit, output.description) for output in outputs]
         attributes = {
             "bundle": model.bundle.description.name,
             "digest": model.bundle.digest,
@@ -364,7 +353,5 @@ def _merge_all(
             write_report(run, product, manifest, collector, merged, [ingest_plan, *inferences.values()])
     if any(merged.written for merged in result.merged):
         names = [path.name for merged in result.merged for path in merged.files]
-        names += [
-            report_path(run, product).name for product in run.products if run.configuration.output.report
-        ]
+        names += [report_path(run, product).name for product in run.products if run.configuration.output.report]
         write_provenance(run, manifest, configuration_text, names)

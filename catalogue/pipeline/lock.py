@@ -96,11 +96,7 @@ def lock_owner(path: Path) -> str | None:
     except (ValueError, KeyError, TypeError):
         # A process that died between creating and filling the lock leaves it empty.
         try:
-            return (
-                None
-                if time.time() - path.stat().st_mtime > HEARTBEAT_SECONDS
-                else "a run that is just starting"
-            )
+            return None if time.time() - path.stat().st_mtime > HEARTBEAT_SECONDS else "a run that is just starting"
         except FileNotFoundError:
             return None
     owner = f"process {pid} on {host}"

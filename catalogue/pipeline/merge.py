@@ -55,10 +55,7 @@ def merge_inputs(
         [
             [
                 identity,
-                [
-                    unit.record.output if unit.record and unit.state == "done" else None
-                    for unit in stage.units
-                ],
+                [unit.record.output if unit.record and unit.state == "done" else None for unit in stage.units],
             ]
             for identity, stage in sorted(inferences.items())
             if identity in used
@@ -78,9 +75,7 @@ def is_merged(run: Run, product: DataModel, inputs: str) -> bool:
         record = json.loads(run.directory.merge_record(product.name).read_text())
     except (FileNotFoundError, ValueError):
         return False
-    if record.get("inputs") != inputs or (
-        run.configuration.output.report and not report_path(run, product).exists()
-    ):
+    if record.get("inputs") != inputs or (run.configuration.output.report and not report_path(run, product).exists()):
         return False
     wanted = [output_path(run, product, name) for name in run.configuration.output.formats]
     return all(record["files"].get(path.name) == signature(path) for path in wanted)
@@ -185,9 +180,7 @@ class _Sources:
         self.stored = sorted({"status", *(name for name in names if name in stored)})
         self.extra = [name for name in run.extra_columns if name in names]
         self.parent = pq.ParquetFile(run.directory.parent) if self.extra else None
-        self.models: dict[str, AppliedModel] = {
-            alias: run.model_for(product, alias) for alias in product.uses
-        }
+        self.models: dict[str, AppliedModel] = {alias: run.model_for(product, alias) for alias in product.uses}
 
     def read(self, units: Sequence[UnitPlan]) -> dict[str, Any]:
         ingest, *inferences = units

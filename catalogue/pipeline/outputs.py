@@ -40,9 +40,7 @@ def write_report(
         records = [unit.record for unit in stage.units if unit.record is not None]
         if records:
             rows = sum(record.stop - record.start for record in records)
-            timings.append(
-                StageTiming(stage.name, rows, sum(record.seconds for record in records), len(records))
-            )
+            timings.append(StageTiming(stage.name, rows, sum(record.seconds for record in records), len(records)))
     cards = header_cards(run, product, manifest, "", complete=True)
     collector.write(
         report_path(run, product),

@@ -19,9 +19,7 @@ from catalogue.pipeline.run import Run
 from catalogue.spectra.store import create_store
 
 
-def adopt_parent(
-    run: Run, earlier: Manifest | None, manifest: Manifest, parent: Path, plan: StagePlan
-) -> None:
+def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent: Path, plan: StagePlan) -> None:
     """Make ``parent`` the run's parent table and lay the store out for it.
 
     Parameters
@@ -57,9 +55,7 @@ def adopt_parent(
                 shutil.copyfile(directory.parent, directory.earlier_parent)
     if parent != directory.parent:
         parent.replace(directory.parent)
-    create_store(
-        directory.spectra, run.survey, manifest.n_rows, manifest.chunk_rows, manifest.unit_rows, run.key
-    )
+    create_store(directory.spectra, run.survey, manifest.n_rows, manifest.chunk_rows, manifest.unit_rows, run.key)
     for unit in plan.units:
         if unit.state == "done" and unit.record is not None:
             _link_unit(directory.earlier_spectra, directory.spectra, unit.start, unit.stop, manifest)

@@ -133,9 +133,7 @@ def _unit(
 ) -> UnitPlan:
     if record is None:
         return UnitPlan(unit, start, stop, "new", (), inputs, None)
-    causes = tuple(
-        name for name, value in inputs.items() if name not in ignored and record.inputs.get(name) != value
-    )
+    causes = tuple(name for name, value in inputs.items() if name not in ignored and record.inputs.get(name) != value)
     return UnitPlan(unit, start, stop, "stale" if causes else "done", causes, inputs, record)
 
 

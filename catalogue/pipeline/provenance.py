@@ -22,9 +22,7 @@ def run_date(manifest: Manifest) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def header_cards(
-    run: Run, product: DataModel, manifest: Manifest, inputs: str, complete: bool
-) -> dict[str, str]:
+def header_cards(run: Run, product: DataModel, manifest: Manifest, inputs: str, complete: bool) -> dict[str, str]:
     """FITS keyword to value; the same for every format.
 
     Nothing here depends on where the run's directory is, how it was distributed, or how often it was interrupted.
@@ -55,9 +53,7 @@ def header_cards(
     return cards
 
 
-def provenance_document(
-    run: Run, manifest: Manifest, configuration_text: str, files: list[str]
-) -> dict[str, Any]:
+def provenance_document(run: Run, manifest: Manifest, configuration_text: str, files: list[str]) -> dict[str, Any]:
     """Entities, activity and agents of a run, in the vocabulary of W3C PROV.
 
     Parameters

@@ -202,6 +202,4 @@ def _check_options(configuration: RunConfiguration, products: tuple[DataModel, .
     known = {name for product in products for name in product.options}
     for name in configuration.options:
         if name not in known:
-            raise ConfigurationError(
-                f"options.{name}: unknown option; the products have {', '.join(sorted(known))}"
-            )
+            raise ConfigurationError(f"options.{name}: unknown option; the products have {', '.join(sorted(known))}")

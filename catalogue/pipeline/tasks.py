@@ -91,9 +91,7 @@ def ingest(task: IngestTask) -> UnitSummary:
     )
     fault_point("ingest", task.unit, "written")
     seconds = time.perf_counter() - began
-    record = Record(
-        task.start, task.stop, task.inputs, summary.digest, dict(summary.counts), seconds, _worker()
-    )
+    record = Record(task.start, task.stop, task.inputs, summary.digest, dict(summary.counts), seconds, _worker())
     write_record(Path(task.records), task.unit, record)
     fault_point("ingest", task.unit, "after")
     return UnitSummary(task.unit, task.stop - task.start, seconds, dict(summary.counts))
@@ -140,9 +138,7 @@ def infer(task: InferTask, micro_batch: int | None = None) -> UnitSummary:
         write_rows(Path(part.predictions), result, task.start)
         fault_point("infer", task.unit, "written")
         counts = {"usable": usable_rows}
-        record = Record(
-            task.start, task.stop, part.inputs, content_digest(result), counts, seconds, _worker()
-        )
+        record = Record(task.start, task.stop, part.inputs, content_digest(result), counts, seconds, _worker())
         write_record(Path(part.records), task.unit, record)
     fault_point("infer", task.unit, "after")
     return UnitSummary(task.unit, task.stop - task.start, seconds, {"usable": usable_rows})

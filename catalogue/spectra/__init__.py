@@ -1,1 +1,1 @@
-
+"""Spectra files to `spectra.zarr`: parent table, paths, ingest, the store."""
