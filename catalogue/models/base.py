@@ -8,12 +8,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogue.models.bundle import Bundle
+from catalogue.models.bundle import Bundle, Description, Label
+from catalogue.spectra.primitives import PixelGrid
+
+if TYPE_CHECKING:  # torch takes a second to import, which a run with nothing to do does not have
+    from torch import Tensor, nn
 
 GRANULE_ROWS = 64
 """Rows of the fixed-shape micro-batches in which every model computes.
@@ -137,4 +142,194 @@ class Model(ABC):
         dict of str to ndarray, shape (rows,)
             One array per entry of :attr:`outputs`, NaN where ``batch.usable`` is False.
             Nothing about a row depends on which other granules are in the batch.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSpectra:
+    """Spectra in the units in which a network is trained, before noise is added and masks are drawn.
+
+    Attributes
+    ----------
+    pixels : Tensor of float32, shape (rows, pixels)
+        Standardised; 0, the mean of the training set, where bad.
+    noise : Tensor of float32, shape (rows, pixels)
+        Standard deviation of the noise in ``pixels``; 0 where bad.
+    good : Tensor of bool, shape (rows, pixels)
+    bad_fraction : Tensor of float32, shape (rows,)
+        Fraction of pixels that are masked or without ivar; NaN without a redshift.
+    usable : Tensor of bool, shape (rows,)
+        Rows from which a prediction can be made.
+    """
+
+    pixels: Tensor
+    noise: Tensor
+    good: Tensor
+    bad_fraction: Tensor
+    usable: Tensor
+
+
+class NetworkInputs(ABC):
+    """What of a model's preprocessing was learnt from the training set, and how it is applied."""
+
+    @property
+    @abstractmethod
+    def n_features(self) -> int:
+        """Width of what :meth:`features` returns, the network's input."""
+
+    @abstractmethod
+    def prepare(self, spectra: SpectraBatch) -> PreparedSpectra:
+        """Normalise and standardise spectra; the slow part, done once per spectrum."""
+
+    @abstractmethod
+    def features(self, pixels: Tensor, good: Tensor) -> Tensor:
+        """Network input of prepared pixels, shape (rows, n_features).
+
+        Cheap, so that training can call it anew for every draw of noise and masks.
+        """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Contents of ``preprocessing`` in ``model.json``."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays for ``weights.safetensors``, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelDistribution:
+    """What a network says about the labels of every row, in the network's label space.
+
+    Attributes
+    ----------
+    mean : Tensor, shape (rows, labels)
+    covariance : Tensor, shape (rows, labels, labels), or None
+        Of the data part (noise in spectra and labels); None if the network has no such head.
+    """
+
+    mean: Tensor
+    covariance: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScale:
+    """The network's label space: ``(log10(label) − offset) / scale``, or without the logarithm.
+
+    Attributes
+    ----------
+    logarithmic : bool
+    offset, scale : tuple of float
+        One per label.
+    """
+
+    logarithmic: bool
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, labels: NDArray[np.floating], logarithmic: bool = True) -> LabelScale:
+        """Offsets and scales that give the rows of ``labels`` (rows, labels) mean 0 and spread 1.
+
+        Raises
+        ------
+        ValueError
+            If a label is not finite, not positive (logarithmic), or the same in every row.
+        """
+        if not np.isfinite(labels).all() or (logarithmic and (labels <= 0).any()):
+            kind = "finite and positive" if logarithmic else "finite"
+            raise ValueError(f"labels must be {kind}; smallest is {np.nanmin(labels)}")
+        values = np.log10(labels) if logarithmic else np.asarray(labels)
+        spread = values.std(axis=0)
+        if (spread == 0).any():
+            raise ValueError(f"label {int(np.argmin(spread))} is the same in all {len(labels)} rows")
+        return cls(logarithmic, tuple(map(float, values.mean(axis=0))), tuple(map(float, spread)))
+
+    def to_network(self, labels: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Labels (rows, labels) in the network's space."""
+        values = np.log10(labels) if self.logarithmic else np.asarray(labels, dtype=np.float64)
+        return np.asarray((values - self.offset) / self.scale)
+
+    def from_network(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Labels in their own units, from the network's space."""
+        unscaled = np.asarray(values, dtype=np.float64) * self.scale + self.offset
+        return np.asarray(10.0**unscaled if self.logarithmic else unscaled)
+
+    def covariance_to_network(
+        self, labels: NDArray[np.floating], covariance: NDArray[np.floating]
+    ) -> NDArray[np.float64]:
+        """Label covariances (rows, labels, labels), first order, in the network's space."""
+        slope = 1.0 / np.asarray(self.scale) * np.ones_like(labels, dtype=np.float64)
+        if self.logarithmic:
+            slope = slope / (np.asarray(labels) * np.log(10.0))
+        return np.asarray(covariance * slope[:, :, None] * slope[:, None, :])
+
+
+class Trainable(ABC):
+    """What a model offers so that it can be trained. Mixed into its :class:`Model` class.
+
+    Training calls, in this order: :meth:`fit_inputs`, :meth:`network`, then for every step
+    ``loss_outputs(architecture, network(inputs.features(pixels, good)))``, at last :meth:`to_bundle`.
+
+    Attributes
+    ----------
+    labels : tuple of Label
+        Physical labels, in the order of the network's label space.
+    """
+
+    labels: ClassVar[tuple[Label, ...]]
+
+    @classmethod
+    @abstractmethod
+    def fit_inputs(
+        cls, spectra: SpectraBatch, grid: PixelGrid, preprocessing: Mapping[str, Any], seed: int
+    ) -> NetworkInputs:
+        """Learn standardisation, components and the like from the training spectra.
+
+        Parameters
+        ----------
+        spectra : SpectraBatch
+        grid : PixelGrid
+            The survey's.
+        preprocessing : mapping
+            Departures from the model's default settings; unknown keys are refused.
+        seed : int
+            For anything drawn at random.
+
+        Raises
+        ------
+        ValueError
+            If a setting is unknown or there are too few usable spectra.
+        """
+
+    @classmethod
+    @abstractmethod
+    def network(cls, architecture: Mapping[str, Any], n_features: int) -> nn.Module:
+        """A freshly initialised network; its dropout layers are :class:`catalogue.models.dropout.Dropout`."""
+
+    @classmethod
+    @abstractmethod
+    def loss_outputs(cls, architecture: Mapping[str, Any], raw: Tensor) -> LabelDistribution:
+        """Mean and data covariance in the network's label space, from the network's output."""
+
+    @classmethod
+    @abstractmethod
+    def to_bundle(
+        cls,
+        path: Path,
+        description: Description,
+        inputs: NetworkInputs,
+        network: nn.Module,
+        label_scale: LabelScale,
+    ) -> Bundle:
+        """Write a bundle.
+
+        Parameters
+        ----------
+        path : Path
+            Directory of the bundle.
+        description : Description
+            As far as training knows it; ``architecture`` as given to :meth:`network`, to which an
+            optional key ``calibration`` may be added. The model fills in ``preprocessing``,
+            ``labels`` and the label scale.
         """

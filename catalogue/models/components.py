@@ -1,0 +1,272 @@
+"""Principal components of the training spectra: a network's input, and what counts as unlike them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from catalogue.models.base import GRANULE_ROWS, NetworkInputs, PreparedSpectra, SpectraBatch
+from catalogue.models.dropout import map_granules
+from catalogue.models.preprocessing import Preprocessing, PreprocessingSettings, redshift
+
+_LARGEST_RESIDUAL = 5.0
+"""Residuals count at most so many sigma, so that one cosmic ray does not make a star novel."""
+
+_REFERENCE_QUANTILE = 0.99
+
+
+class ComponentSettings(PreprocessingSettings):
+    """Preprocessing with a PCA. The paper uses PCA; all numbers are choices of this project.
+
+    Attributes
+    ----------
+    n_components : int
+    standardise : "noise" or "spread"
+        Unit of every pixel: its median noise in the training set, so that components are ordered by how
+        well they can be measured, or the spread of the training spectra.
+    refinements : int
+        Times that bad pixels are filled from the components and projected again; without it they would
+        pull a spectrum towards the mean of the training set.
+    """
+
+    n_components: int = Field(default=128, ge=1)
+    standardise: Literal["noise", "spread"] = "noise"
+    refinements: int = Field(default=2, ge=0)
+
+
+@dataclass(frozen=True)
+class LearntArrays:
+    """What :func:`fit_components` takes from the training spectra.
+
+    Attributes
+    ----------
+    mean, scale, residual_variance : Tensor of float32, shape (pixels,)
+        Mean normalised flux; its unit; variance outside the components (beyond the noise), in that unit.
+    components : Tensor of float32, shape (components, pixels)
+        Orthonormal.
+    component_scale, signal_variance : Tensor of float32, shape (components,)
+        Standard deviation of the training coefficients; the part of their variance, in units of
+        its square, that noise does not explain.
+    references : Tensor of float32, shape (2,)
+        Residual and distance that one training spectrum in a hundred exceeds.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    residual_variance: Tensor
+    components: Tensor
+    component_scale: Tensor
+    signal_variance: Tensor
+    references: Tensor
+
+
+class ComponentInputs(NetworkInputs):
+    """Scaled PCA coefficients of normalised spectra.
+
+    Parameters
+    ----------
+    settings : ComponentSettings
+    learnt : LearntArrays
+    device : torch.device, optional
+    """
+
+    def __init__(self, settings: ComponentSettings, learnt: LearntArrays, device: torch.device | None = None) -> None:
+        self._settings = settings
+        self.device = device or torch.device("cpu")
+        self.preprocessing = Preprocessing(settings, self.device)
+        moved = {f.name: getattr(learnt, f.name).float().to(self.device) for f in fields(LearntArrays)}
+        self.learnt = LearntArrays(**moved)
+        expected = (settings.n_components, self.preprocessing.n_pixels)
+        if (found := tuple(self.learnt.components.shape)) != expected:
+            raise ValueError(f"components: expected shape {expected} from the settings, found {found}")
+        self._projection = self.learnt.components.T.contiguous()
+        self._squared = self._projection.square() / self.learnt.component_scale.square()
+
+    @property
+    def n_features(self) -> int:
+        """Number of components."""
+        return self._settings.n_components
+
+    def settings(self) -> dict[str, Any]:
+        """Contents of ``preprocessing`` in ``model.json``."""
+        return self._settings.model_dump(mode="json")
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays of :class:`LearntArrays` under ``inputs.<name>``."""
+        return {f"inputs.{f.name}": getattr(self.learnt, f.name).cpu().numpy() for f in fields(LearntArrays)}
+
+    @classmethod
+    def from_arrays(
+        cls, settings: dict[str, Any], arrays: dict[str, NDArray[np.generic]], device: torch.device | None = None
+    ) -> ComponentInputs:
+        """Inverse of :meth:`settings` and :meth:`arrays`.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If an array is missing, or does not fit the settings.
+        """
+        tensors = {f.name: torch.tensor(arrays[f"inputs.{f.name}"]) for f in fields(LearntArrays)}
+        return cls(ComponentSettings.model_validate(settings), LearntArrays(**tensors), device)
+
+    def prepare(self, spectra: SpectraBatch) -> PreparedSpectra:
+        """Normalised pixels in units of the training set, granule by granule."""
+        shifts = redshift(spectra)
+
+        def granule(index: int) -> PreparedSpectra:
+            rows = slice(index * GRANULE_ROWS, (index + 1) * GRANULE_ROWS)
+            return self.standardise(spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], shifts[rows])
+
+        parts = map_granules(granule, -(-len(spectra) // GRANULE_ROWS))
+        usable = torch.from_numpy(np.ascontiguousarray(spectra.usable)).to(self.device)
+        joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PreparedSpectra)}
+        return PreparedSpectra(**{**joined, "usable": joined["usable"] & usable})
+
+    def standardise(
+        self,
+        flux: NDArray[np.float32],
+        ivar: NDArray[np.float32],
+        mask: NDArray[np.unsignedinteger],
+        redshift: NDArray[np.float64],
+    ) -> PreparedSpectra:
+        """Normalised pixels of one granule, in units of the training set."""
+        normalised = self.preprocessing(flux, ivar, mask, redshift)
+        pixels = (normalised.flux - self.learnt.mean) / self.learnt.scale
+        return PreparedSpectra(
+            pixels=torch.where(normalised.good, pixels, 0.0),
+            noise=normalised.variance.sqrt() / self.learnt.scale,
+            good=normalised.good,
+            bad_fraction=normalised.bad_fraction,
+            usable=normalised.usable,
+        )
+
+    def features(self, pixels: Tensor, good: Tensor) -> Tensor:
+        """Scaled coefficients, shape (rows, components), of pixels that are 0 where bad."""
+        coefficients = pixels @ self._projection
+        for _ in range(self._settings.refinements):
+            filled = torch.where(good, pixels, coefficients @ self.learnt.components)
+            coefficients = filled @ self._projection
+        return coefficients / self.learnt.component_scale
+
+    def residual_and_distance(self, prepared: PreparedSpectra, features: Tensor) -> tuple[Tensor, Tensor]:
+        """How far spectra lie from the training set, outside the components and within them.
+
+        Returns
+        -------
+        residual, distance : Tensor of float32, shape (rows,)
+            Mean square in units of the noise and the training set's own spread; about 1 for a
+            spectrum like those of the training set, at any signal-to-noise ratio.
+        """
+        variance = prepared.noise.square()
+        model = (features * self.learnt.component_scale) @ self.learnt.components
+        squared = (prepared.pixels - model).square() / (variance + self.learnt.residual_variance)
+        squared = squared.clamp(max=_LARGEST_RESIDUAL**2) * prepared.good
+        residual = squared.sum(dim=1) / prepared.good.sum(dim=1).clamp(min=1)
+        expected = variance @ self._squared + self.learnt.signal_variance
+        return residual, (features.square() / expected).mean(dim=1)
+
+    def novelty(self, prepared: PreparedSpectra, features: Tensor) -> Tensor:
+        """Larger of residual and distance, in units of what one training spectrum in a hundred exceeds."""
+        residual, distance = self.residual_and_distance(prepared, features)
+        return torch.maximum(residual / self.learnt.references[0], distance / self.learnt.references[1])
+
+
+def fit_components(settings: ComponentSettings, spectra: SpectraBatch, seed: int) -> ComponentInputs:
+    """Learn mean, scale and principal components of training spectra.
+
+    Parameters
+    ----------
+    settings : ComponentSettings
+    spectra : SpectraBatch
+    seed : int
+        Of the randomised singular value decomposition.
+
+    Raises
+    ------
+    ValueError
+        If there are not more usable spectra than components.
+    """
+    n_pixels = Preprocessing(settings).n_pixels
+    flux, noise, good = _normalise(settings, spectra)
+    if len(flux) <= settings.n_components or n_pixels < settings.n_components:
+        raise ValueError(
+            f"{settings.n_components} components need more usable spectra and at least as many pixels; "
+            f"found {len(flux)} of {len(spectra)} spectra usable, and {n_pixels} pixels"
+        )
+    count = good.sum(dim=0).clamp(min=1)
+    mean = (flux * good).sum(dim=0) / count
+    scale = _pixel_scale(settings, flux - mean, noise, good, count)
+    pixels = torch.where(good, (flux - mean) / scale, 0.0)
+    noise = noise / scale
+    components = _principal_components(pixels, good, settings, seed)
+    ones = torch.ones(settings.n_components)
+    blank = LearntArrays(mean, scale, torch.zeros(n_pixels), components, ones, ones, torch.ones(2))
+    coefficients = ComponentInputs(settings, blank).features(pixels, good)
+    component_scale = coefficients.std(dim=0).clamp(min=1e-6)
+    measured = (noise.square() @ components.T.square()).mean(dim=0) / component_scale.square()
+    left = torch.where(good, pixels - coefficients @ components, 0.0)
+    residual = ((left.square() - noise.square()) * good).sum(dim=0) / count
+    learnt = LearntArrays(
+        mean=mean,
+        scale=scale,
+        residual_variance=residual.clamp(min=1e-3),
+        components=components,
+        component_scale=component_scale,
+        signal_variance=(1.0 - measured).clamp(min=1e-2),
+        references=torch.ones(2),
+    )
+    inputs = ComponentInputs(settings, learnt)
+    prepared = PreparedSpectra(pixels, noise, good, torch.zeros(len(pixels)), torch.ones(len(pixels)) > 0)
+    pair = inputs.residual_and_distance(prepared, coefficients / component_scale)
+    references = torch.stack([torch.quantile(x, _REFERENCE_QUANTILE) for x in pair])
+    return ComponentInputs(settings, LearntArrays(**{**vars(learnt), "references": references}))
+
+
+def _normalise(settings: ComponentSettings, spectra: SpectraBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised flux, noise and goodness of the usable spectra."""
+    preprocessing = Preprocessing(settings)
+    shifts = redshift(spectra)
+
+    def granule(index: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows = slice(index * GRANULE_ROWS, (index + 1) * GRANULE_ROWS)
+        result = preprocessing(spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], shifts[rows])
+        keep = result.usable & torch.from_numpy(np.ascontiguousarray(spectra.usable[rows]))
+        return result.flux[keep], result.variance[keep].sqrt(), result.good[keep]
+
+    parts = map_granules(granule, -(-len(spectra) // GRANULE_ROWS))
+    if not parts:
+        empty = torch.zeros(0, preprocessing.n_pixels)
+        return empty, empty, empty > 0
+    flux, noise, good = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return flux, noise, good
+
+
+def _pixel_scale(settings: ComponentSettings, deviation: Tensor, noise: Tensor, good: Tensor, count: Tensor) -> Tensor:
+    """Unit of every pixel; never below a tenth of its median, so that no dead pixel is blown up."""
+    if settings.standardise == "spread":
+        scale = ((deviation * good).square().sum(dim=0) / count).sqrt()
+    else:
+        scale = torch.nanmedian(torch.where(good, noise, torch.nan), dim=0).values.nan_to_num(0.0)
+    typical = float(scale.median())
+    return scale.clamp(min=0.1 * typical if typical > 0 else 1.0)
+
+
+def _principal_components(pixels: Tensor, good: Tensor, settings: ComponentSettings, seed: int) -> Tensor:
+    """Leading right singular vectors, bad pixels filled from them in turn."""
+    filled = pixels
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(settings.refinements + 1):
+            torch.manual_seed(seed)
+            size = min(settings.n_components + 16, *pixels.shape)
+            _, _, right = torch.svd_lowrank(filled, q=size, niter=6)
+            components = right[:, : settings.n_components].T
+            filled = torch.where(good, pixels, (filled @ components.T) @ components)
+    # a singular vector's sign is arbitrary; fixed so that a refit gives the same network input
+    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    return (components * largest.sign()).contiguous()
