@@ -214,7 +214,10 @@ def _do_ingest(
     rescan: bool,
 ) -> StagePlan:
     plan = plan_ingest(run, manifest, run.directory.parent, rescan)
-    tasks = [cluster.Task(f"ingest-{unit.unit}", ingest, (_ingest_task(run, unit),)) for unit in plan.to_do]
+    tasks = [
+        cluster.Task(f"ingest-{unit.unit}", ingest, (_ingest_task(run, unit),), _rows(unit.start, unit.stop))
+        for unit in plan.to_do
+    ]
     result.ingested += _run_stage("ingest", tasks, plan.to_do, workers, result, progress, stop)
     plan = plan_ingest(run, manifest, run.directory.parent, rescan) if tasks else plan
     if not plan.to_do:
@@ -257,12 +260,25 @@ def _do_infer(
                 manifest.chunk_rows,
                 tuple(parts),
             )
-            tasks.append(cluster.Task(f"infer-{source.unit}", infer, (task,)))
+            tasks.append(_infer_cluster_task(task, run.configuration.inference.granules))
             units.append(source)
     if tasks:
         _create_predictions(run, manifest)
     result.inferred += _run_stage("infer", tasks, units, workers, result, progress, stop)
     return {model.identity: plan_infer(run, model, ingest_plan) for model in run.models} if tasks else plans
+
+
+def _infer_cluster_task(task: InferTask, granules: int) -> cluster.Task:
+    """Inference task that halves its micro-batch each time the device runs out of memory."""
+    smaller = []
+    while granules > 1:
+        granules //= 2
+        smaller.append({"micro_batch": granules})
+    return cluster.Task(f"infer-{task.unit}", infer, (task,), _rows(task.start, task.stop), tuple(smaller))
+
+
+def _rows(start: int, stop: int) -> str:
+    return f"(rows {start} to {stop - 1})"
 
 
 def _model_task(run: Run, identity: str, unit: UnitPlan) -> ModelTask:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from catalogue.models import InferenceSettings, Model, SpectraBatch, load_model
 from catalogue.pipeline.faults import fault_point
-from catalogue.pipeline.records import Record, write_record
+from catalogue.pipeline.records import Record, read_record, write_record
 from catalogue.spectra.ingest import ingest_unit
 from catalogue.spectra.primitives import is_usable
 from catalogue.spectra.store import read_rows, write_rows
@@ -79,6 +79,9 @@ class InferTask:
 def ingest(task: IngestTask) -> UnitSummary:
     """Read the files of a unit into the store and record it."""
     began = time.perf_counter()
+    done = _done_before(task.records, task.unit, task.inputs)
+    if done is not None:
+        return UnitSummary(task.unit, task.stop - task.start, done.seconds, dict(done.counts))
     fault_point("ingest", task.unit, "before")
     summary = ingest_unit(
         Path(task.store),
@@ -114,27 +117,29 @@ def infer(task: InferTask, micro_batch: int | None = None) -> UnitSummary:
     ----------
     task : InferTask
     micro_batch : int, optional
-        Granules worked on together, when an earlier attempt ran out of device memory; never changes a result on the CPU.
+        Granules worked on together, when an earlier attempt ran out of device memory; never changes a result on
+        the CPU.
     """
     began = time.perf_counter()
     fault_point("infer", task.unit, "before")
-    models = [_model(part.bundle, part.digest) for part in task.models]
+    parts = [part for part in task.models if _done_before(part.records, task.unit, part.inputs) is None]
+    models = [_model(part.bundle, part.digest) for part in parts]
     results: list[dict[str, NDArray[Any]]] = [
         {output.name: np.full(task.stop - task.start, np.nan, output.dtype) for output in model.outputs}
         for model in models
     ]
     usable_rows = 0
-    for batch in _batches(task, models):
+    for batch in _batches(task, models) if models else ():
         at = slice(batch.first_row - task.start, batch.first_row - task.start + len(batch))
         usable_rows += int(batch.usable.sum())
-        for part, model, result in zip(task.models, models, results, strict=True):
+        for part, model, result in zip(parts, models, results, strict=True):
             settings = part.settings
             if micro_batch is not None:
                 settings = InferenceSettings(settings.passes, settings.seed, settings.device, micro_batch)
             for name, values in model.predict(batch, settings).items():
                 result[name][at] = values
     seconds = time.perf_counter() - began
-    for part, result in zip(task.models, results, strict=True):
+    for part, result in zip(parts, results, strict=True):
         write_rows(Path(part.predictions), result, task.start)
         fault_point("infer", task.unit, "written")
         counts = {"usable": usable_rows}
@@ -178,6 +183,12 @@ def content_digest(columns: dict[str, NDArray[Any]]) -> str:
         digest.update(f"{name}:{values.dtype.str}:{values.shape}".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()
+
+
+def _done_before(records: str, unit: int, inputs: dict[str, str]) -> Record | None:
+    """Record of an attempt whose answer was lost on its way to the driver, as when its worker died just afterwards."""
+    record = read_record(Path(records), unit)
+    return record if record is not None and record.inputs == inputs else None
 
 
 def _worker() -> str:

@@ -1,0 +1,242 @@
+"""The whole chain on small simulated surveys: rows, resume, kills, reruns, equal bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from catalogue.pipeline.build import Interrupted, build, plan
+from catalogue.pipeline.lock import RunLocked
+from catalogue.pipeline.status import problems, run_status
+from catalogue.spectra.primitives import RowStatus
+from tests.factories.runs import load, output_digests, times_passed, write_fault_plan, write_run
+
+
+def catalogue_of(run) -> Table:
+    return Table.read(run.directory.root / "lamost_age_mass.fits")
+
+
+def build_in_process(configuration, *arguments, faults=None, wait=True):
+    """Run the command in a process of its own, as a user does."""
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    if faults is not None:
+        environment["CATALOGUE_FAULTS"] = str(faults)
+    command = [sys.executable, "-m", "catalogue", "build", str(configuration), "--set", "workers=2", *arguments]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if not wait:
+        return process
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def test_every_parent_row_is_in_every_output_in_its_order(tmp_path, client):
+    run = load(write_run(tmp_path, rows=150))
+    result = build(run, client=client)
+    parent = Table.read(run.configuration.parent.path, format="ascii.csv")
+    found = catalogue_of(run)
+    assert result.rows == len(found) == len(parent) == 150
+    assert list(found["obsid"]) == list(parent["obsid"])
+    status = np.asarray(found["STATUS"])
+    assert not (status == RowStatus.NOT_PROCESSED).any()
+    without = np.array([not name for name in parent["filename"].filled("")]) if parent.has_masked_columns else None
+    if without is not None:
+        assert (status[without] == RowStatus.NO_SPECTRUM).all()
+    usable = np.isin(status, [RowStatus.OK, RowStatus.DUPLICATE])
+    assert usable.sum() > 60
+    assert np.isnan(np.asarray(found["Age"])[~usable]).all()
+
+
+def test_inherited_columns_are_unmodified(tmp_path, client):
+    run = load(write_run(tmp_path, rows=70))
+    build(run, client=client)
+    parent = Table.read(run.configuration.parent.path, format="ascii.csv")
+    found = catalogue_of(run)
+    for name in ("teff", "logg", "feh", "snrg", "ra", "dec"):
+        np.testing.assert_array_equal(np.asarray(found[name]), np.asarray(parent[name]), err_msg=name)
+
+
+def test_an_unprocessed_row_never_looks_processed_and_missing(tmp_path):
+    run = load(write_run(tmp_path, rows=70))
+    assert run_status(run).manifest is None
+    assert plan(run).ingest.counts == {"new": 2}
+
+
+def test_a_second_build_does_nothing(tmp_path, client):
+    run = load(write_run(tmp_path, rows=130))
+    first = build(run, client=client)
+    before = output_digests(run)
+    second = build(run)  # no client: it must not need one
+    assert first.ingested == first.inferred == 3
+    assert second.nothing_to_do
+    assert output_digests(run) == before
+    assert plan(run).nothing_to_do
+
+
+@pytest.mark.parametrize("rows", [0, 1, 64, 65])
+def test_awkward_numbers_of_rows(tmp_path, client, rows):
+    run = load(write_run(tmp_path, rows=rows, missing=0.0, damaged=0.0))
+    build(run, client=client)
+    assert len(catalogue_of(run)) == rows
+    for name in ("lamost_age_mass.csv.gz", "lamost_age_mass.parquet", "lamost_age_mass.zarr", "report.html"):
+        assert (run.directory.root / name).exists()
+
+
+def test_chunking_and_batching_change_no_byte_of_the_catalogue(tmp_path, client):
+    reference = load(write_run(tmp_path, rows=200))
+    build(reference, client=client)
+    for name, overrides in {
+        "large": ("spectra.chunk_rows=256", "inference.granules=1"),
+        "middle": ("spectra.chunk_rows=128", "inference.granules=3"),
+    }.items():
+        other = load(tmp_path / "run.yaml", *overrides, f"output.directory={tmp_path / name}")
+        build(other, client=client)
+        assert output_digests(other) == output_digests(reference)
+
+
+def test_every_row_with_a_problem_has_a_reason(tmp_path, client):
+    run = load(write_run(tmp_path, rows=150, missing=0.2, damaged=0.2))
+    build(run, client=client)
+    status = np.asarray(catalogue_of(run)["STATUS"])
+    listed = list(problems(run))
+    assert [problem.row for problem in listed] == list(np.flatnonzero(status != RowStatus.OK))
+    assert all(problem.reason for problem in listed)
+    assert len({problem.status for problem in listed}) >= 3
+
+
+def test_a_second_run_in_the_same_directory_is_refused(tmp_path, client):
+    run = load(write_run(tmp_path, rows=64))
+    from catalogue.pipeline.lock import RunLock
+
+    run.directory.root.mkdir(parents=True)
+    with RunLock(run.directory.lock), pytest.raises(RunLocked, match=f"process {os.getpid()}"):
+        build(run, client=client)
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, client):
+    run = load(write_run(tmp_path, rows=200))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        build(run, client=client, stop=stop)
+    assert not list(run.directory.root.glob("lamost_age_mass.*"))
+    build(run, client=client)
+    assert len(catalogue_of(run)) == 200
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run built without faults, in processes of its own."""
+    os.environ["SOURCE_DATE_EPOCH"] = "1700000000"
+    directory = tmp_path_factory.mktemp("undisturbed")
+    configuration = write_run(directory, rows=200)
+    code, output = build_in_process(configuration)
+    assert code == 0, output
+    return configuration, output_digests(load(configuration))
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["ingest/1/before", "ingest/1/written", "infer/2/written", "infer/0/after"],
+)
+def test_a_killed_worker_costs_no_byte(undisturbed, tmp_path, point):
+    configuration, expected = undisturbed
+    faults = write_fault_plan(tmp_path / "faults.json", {"point": point, "action": "kill", "times": 1})
+    directory = f"output.directory={tmp_path / 'run'}"
+    code, output = build_in_process(configuration, "--set", directory, faults=faults)
+    assert code == 0, output
+    assert times_passed(faults, 0) == 2
+    assert output_digests(load(configuration, directory)) == expected
+
+
+@pytest.mark.parametrize("point", ["merge/fits/before", "merge/fits/written", "merge/zarr/written", "merge/1/before"])
+def test_a_driver_killed_in_the_merge_costs_no_byte(undisturbed, tmp_path, point):
+    configuration, expected = undisturbed
+    faults = write_fault_plan(tmp_path / "faults.json", {"point": point, "action": "kill", "times": 1})
+    directory = f"output.directory={tmp_path / 'run'}"
+    code, _ = build_in_process(configuration, "--set", directory, faults=faults)
+    assert code == -signal.SIGKILL
+    code, output = build_in_process(configuration, "--set", directory, faults=faults)
+    assert code == 0, output
+    assert output_digests(load(configuration, directory)) == expected
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_driver_killed_at_a_random_moment_costs_no_byte(undisturbed, tmp_path, seed):
+    configuration, expected = undisturbed
+    directory = f"output.directory={tmp_path / 'run'}"
+    process = build_in_process(configuration, "--set", directory, wait=False)
+    time.sleep(np.random.default_rng(seed).uniform(1.0, 9.0))
+    process.kill()
+    process.communicate()
+    code, output = build_in_process(configuration, "--set", directory)
+    assert code == 0, output
+    assert output_digests(load(configuration, directory)) == expected
+
+
+def test_a_programming_error_stops_the_run_with_unit_rows_and_traceback(undisturbed, tmp_path):
+    configuration, _ = undisturbed
+    faults = write_fault_plan(tmp_path / "faults.json", {"point": "infer/1/before", "action": "raise", "times": 9})
+    code, output = build_in_process(configuration, "--set", f"output.directory={tmp_path / 'run'}", faults=faults)
+    assert code == 1
+    assert "PlannedFault" in output
+    assert "infer-1" in output
+    assert times_passed(faults, 0) == 1
+
+
+def test_a_unit_that_kills_its_workers_is_set_aside_and_merge_refuses(undisturbed, tmp_path):
+    configuration, _ = undisturbed
+    faults = write_fault_plan(tmp_path / "faults.json", {"point": "infer/1/before", "action": "kill", "times": 99})
+    directory = f"output.directory={tmp_path / 'run'}"
+    code, output = build_in_process(configuration, "--set", directory, faults=faults)
+    assert code == 3, output
+    assert times_passed(faults, 0) == 3
+    run = load(configuration, directory)
+    assert not (run.directory.root / "lamost_age_mass.fits").exists()
+    assert "1 units are not done" in output
+    code, output = build_in_process(configuration, "--set", directory, "--allow-incomplete", faults=faults)
+    assert code == 3
+    table = catalogue_of(run)
+    assert (np.asarray(table["STATUS"])[64:128] == RowStatus.SET_ASIDE).all()
+    assert (np.asarray(table["STATUS"])[:64] != RowStatus.SET_ASIDE).all()
+    assert np.isnan(np.asarray(table["Age"])[64:128]).all()
+    assert fits.getheader(run.directory.root / "lamost_age_mass.fits", 1)["COMPLETE"] == "no"
+
+
+def test_a_bundle_with_one_byte_changed_is_refused(tmp_path):
+    from catalogue.config import ConfigurationError
+
+    configuration = write_run(tmp_path, rows=10)
+    weights = tmp_path / "bundle" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="model: .*damaged"):
+        load(configuration)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(undisturbed, tmp_path, signal_number):
+    configuration, expected = undisturbed
+    faults = write_fault_plan(tmp_path / "faults.json", {"point": "infer/1/before", "action": "hang", "times": 1})
+    directory = f"output.directory={tmp_path / 'run'}"
+    process = build_in_process(configuration, "--set", directory, faults=faults, wait=False)
+    deadline = time.monotonic() + 60
+    while not times_passed(faults, 0) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal_number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "run the same command again" in output
+    assert not (tmp_path / "run" / "run.lock").exists()
+    code, output = build_in_process(configuration, "--set", directory, faults=faults)
+    assert code == 0, output
+    assert output_digests(load(configuration, directory)) == expected
