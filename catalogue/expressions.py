@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ast
 import difflib
+import keyword
 import operator
+import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -88,6 +90,22 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
 _CONSTANTS = {"nan": np.nan, "inf": np.inf, "True": True, "False": False}
 
 
+_WORDS = {"and", "or", "not", "in", "True", "False"}
+_ESCAPE = "__column"
+
+
+def _with_escaped_keywords(text: str) -> str:
+    """Let columns have names that Python keeps for itself, as ``class``."""
+    pieces = re.split(r"""('[^']*'|"[^"]*")""", text)
+    for index in range(0, len(pieces), 2):
+        pieces[index] = re.sub(
+            r"(?<![\w.])[a-z]+\b",
+            lambda word: word[0] + _ESCAPE if keyword.iskeyword(word[0]) and word[0] not in _WORDS else word[0],
+            pieces[index],
+        )
+    return "".join(pieces)
+
+
 class Expression:
     """A parsed expression.
 
@@ -107,7 +125,7 @@ class Expression:
         self.text = text
         self._functions = {**FUNCTIONS, **(functions or {})}
         try:
-            self._body = ast.parse(text.strip(), mode="eval").body
+            self._body = ast.parse(_with_escaped_keywords(text.strip()), mode="eval").body
         except (SyntaxError, ValueError) as error:
             place = getattr(error, "offset", None) or 1
             raise ExpressionError(f"{text!r}, character {place}: {getattr(error, 'msg', error)}") from error
@@ -181,7 +199,7 @@ class Expression:
 
     def _dotted(self, node: ast.AST) -> str:
         if isinstance(node, ast.Name):
-            return node.id
+            return node.id.removesuffix(_ESCAPE)
         if isinstance(node, ast.Attribute):
             return f"{self._dotted(node.value)}.{node.attr}"
         raise self._fail(node, "expected a name")
