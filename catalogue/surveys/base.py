@@ -35,6 +35,8 @@ class Survey(ABC):
         The survey's official tree as a path template, used when the configuration gives none.
     columns : tuple of RowColumn
         Per-row values that go into the store: from the parent table (``aliases``) or the file (``card``).
+    null_values : tuple of float
+        Values that the survey's tables use for "missing" in floating-point columns; stored as NaN.
     reader_version : int
         Raised whenever :meth:`read` could return something else for the same file; part of every
         ingest digest, so that stale chunks are found.
@@ -50,6 +52,7 @@ class Survey(ABC):
     key_is_unique: ClassVar[bool]
     default_path: ClassVar[str]
     columns: ClassVar[tuple[RowColumn, ...]]
+    null_values: ClassVar[tuple[float, ...]] = ()
     reader_version: ClassVar[int]
 
     @abstractmethod
