@@ -110,7 +110,7 @@ class Apogee(Survey):
         Spectrum
             8,575 pixels of float32 flux and ivar and uint32 mask bits, all as published. ``ivar`` is 0
             where flux or error is not finite, the error is not positive or says "unknown"
-            (:data:`~catalogue.surveys.apogee_files.UNKNOWN_ERROR`). aspcapStar files carry no mask: theirs is 0.
+            (``apogee_files.UNKNOWN_ERROR``). aspcapStar files carry no mask: theirs is 0.
 
         Raises
         ------
