@@ -7,7 +7,7 @@ and no code. The names that expressions may use are listed in docs/data_models.m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,20 +33,13 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtypes.StringDType() if name == "str" else np.dtype(name)
 
 
-def _flagged(name: str) -> Any:
-    raise ExpressionError(f"flagged({name!r}) is only known once the flags are set")
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"flagged": _flagged}
-
-
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _parsed(text: str) -> str:
     try:
-        Expression(text, _FUNCTIONS)
+        Expression(text)
     except ExpressionError as error:
         raise ValueError(str(error)) from error
     return text
@@ -186,8 +179,8 @@ class DataModel(_Part):
         """Names that the expressions need, without options and statuses."""
         texts = [text for column in self.columns for text in (column.value, column.blank_when) if text]
         texts += [flag.when for flag in self.flags]
-        names = {name for text in texts for name in Expression(text, _FUNCTIONS).names}
-        return frozenset(name for name in names if not name.startswith(("option.", "STATUS_")))
+        names = {name for text in texts for name in Expression(text).names}
+        return frozenset(name for name in names if not name.startswith(("flag.", "option.", "STATUS_")))
 
     def evaluate(
         self, namespace: Mapping[str, Any], options: Mapping[str, Any] | None = None
@@ -217,15 +210,12 @@ class DataModel(_Part):
         for name, option in self.options.items():
             names[f"option.{name}"] = (options or {}).get(name, option.default)
         flag_bits = self._flag_bits(names, rows)
-
-        def flagged(name: str) -> NDArray[np.bool_]:
-            return flag_bits[name]
-
+        names.update({f"flag.{name}": bits for name, bits in flag_bits.items()})
         made = self._flag_columns(flag_bits, rows)
         columns: dict[str, NDArray[Any]] = {}
         for column in self.columns:
             try:
-                columns[column.name] = self._column(column, names, {"flagged": flagged}, made, rows)
+                columns[column.name] = self._column(column, names, made, rows)
             except (ExpressionError, KeyError) as error:
                 raise DataModelError(f"{self.name}, column {column.name}: {error}") from error
         return columns
@@ -234,7 +224,9 @@ class DataModel(_Part):
         bits: dict[str, NDArray[np.bool_]] = {}
         for flag in self.flags:
             try:
-                value = Expression(flag.when, _FUNCTIONS).evaluate(names, {"flagged": bits.__getitem__})
+                value = Expression(flag.when).evaluate(
+                    {**names, **{f"flag.{known}": value for known, value in bits.items()}}
+                )
             except (ExpressionError, KeyError) as error:
                 raise DataModelError(f"{self.name}, flag {flag.name}: {error}") from error
             bits[flag.name] = np.broadcast_to(np.asarray(value, bool), rows)
@@ -252,19 +244,18 @@ class DataModel(_Part):
         self,
         column: Column,
         names: Mapping[str, Any],
-        functions: Mapping[str, Callable[..., Any]],
         made: Mapping[str, NDArray[Any]],
         rows: int,
     ) -> NDArray[Any]:
         if column.value:
-            value = Expression(column.value, _FUNCTIONS).evaluate(names, functions)
+            value = Expression(column.value).evaluate(names)
         else:
             value = made[column.name]
         dtype = numpy_dtype(column.dtype)
         with np.errstate(over="ignore"):
             result = np.array(np.broadcast_to(np.asarray(value), rows)).astype(dtype)
         if column.blank_when:
-            blank = Expression(column.blank_when, _FUNCTIONS).evaluate(names, functions)
+            blank = Expression(column.blank_when).evaluate(names)
             missing: Any = np.nan if column.dtype.startswith("float") else column.missing
             result[np.broadcast_to(np.asarray(blank, bool), rows)] = "" if column.dtype == "str" else missing
         return result

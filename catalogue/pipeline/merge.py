@@ -177,6 +177,7 @@ class _Sources:
         names = product.required_names
         stored = {column.name for column in run.survey.columns} | {"status"}
         self.run = run
+        self.names = names
         self.stored = sorted({"status", *(name for name in names if name in stored)})
         self.extra = [name for name in run.extra_columns if name in names]
         self.parent = pq.ParquetFile(run.directory.parent) if self.extra else None
@@ -193,12 +194,19 @@ class _Sources:
         namespace.update(self._extra_columns(start, stop))
         for (alias, model), unit in zip(self.models.items(), inferences, strict=True):
             namespace.update(self._predictions(alias, model, unit, start, stop))
-            for column, interval in model.bundle.description.domain.items():
-                namespace[f"{alias}.domain.{column}"] = tuple(interval)
-            namespace[f"{alias}.novelty_limit"] = model.bundle.description.novelty_limit
+            namespace.update(self._facts(alias, model))
             if unit.state != "done":
                 namespace["status"] = np.full(stop - start, RowStatus.SET_ASIDE, np.uint8)
         return namespace
+
+    def _facts(self, alias: str, model: AppliedModel) -> dict[str, Any]:
+        """Domain and novelty limit of a bundle; what it does not state is no limit."""
+        description = model.bundle.description
+        prefix = f"{alias}.domain."
+        wanted = {name.removeprefix(prefix) for name in self.names if name.startswith(prefix)}
+        facts: dict[str, Any] = {f"{prefix}{column}": description.domain.get(column) for column in wanted}
+        facts[f"{alias}.novelty_limit"] = np.inf if description.novelty_limit is None else description.novelty_limit
+        return facts
 
     def _predictions(
         self, alias: str, model: AppliedModel, unit: UnitPlan, start: int, stop: int

@@ -72,3 +72,14 @@ class Writer(ABC):
     @abstractmethod
     def abort(self) -> None:
         """Remove what was written."""
+
+
+def check_rows(writer: Writer) -> None:
+    """Refuse to finish with another number of rows than was announced.
+
+    Raises
+    ------
+    ValueError
+    """
+    if writer.rows_written != writer.n_rows:
+        raise ValueError(f"{writer.path}: expected {writer.n_rows} rows, found {writer.rows_written}")
