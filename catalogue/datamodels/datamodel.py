@@ -247,10 +247,7 @@ class DataModel(_Part):
         made: Mapping[str, NDArray[Any]],
         rows: int,
     ) -> NDArray[Any]:
-        if column.value:
-            value = Expression(column.value).evaluate(names)
-        else:
-            value = made[column.name]
+        value = Expression(column.value).evaluate(names) if column.value else made[column.name]
         dtype = numpy_dtype(column.dtype)
         with np.errstate(over="ignore"):
             result = np.array(np.broadcast_to(np.asarray(value), rows)).astype(dtype)

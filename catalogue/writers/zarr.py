@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -84,9 +83,9 @@ class ZarrWriter(Writer):
         earlier = self.path.with_name(self.path.name + ".earlier.partial")
         shutil.rmtree(earlier, ignore_errors=True)
         if self.path.exists():
-            # A directory cannot be replaced in one step; a crash between the two leaves no catalogue, never half of one.
-            os.rename(self.path, earlier)
-        os.rename(self.partial, self.path)
+            # A directory cannot be replaced in one step: a crash between the two leaves none, never half of one.
+            self.path.rename(earlier)
+        self.partial.rename(self.path)
         shutil.rmtree(earlier, ignore_errors=True)
 
     def abort(self) -> None:
