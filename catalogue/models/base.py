@@ -20,13 +20,6 @@ from catalogue.spectra.primitives import PixelGrid
 if TYPE_CHECKING:  # torch takes a second to import, which a run with nothing to do does not have
     from torch import Tensor, nn
 
-GRANULE_ROWS = 64
-"""Rows of the fixed-shape micro-batches in which every model computes.
-
-A granule starts at a multiple of this number of *catalogue* rows, so that a row meets the same
-neighbours in the same matrix shapes whatever the chunk size, the number of workers or the order.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Output:

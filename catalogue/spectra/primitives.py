@@ -14,6 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+GRANULE_ROWS = 64
+"""Rows of the fixed-shape micro-batches in which every model computes.
+
+A granule starts at a multiple of this number of *catalogue* rows, so that a row meets the same
+neighbours in the same matrix shapes whatever the chunk size, the number of workers or the order.
+"""
+
+
 class RowStatus(enum.IntEnum):
     """What became of one row of the parent table.
 
