@@ -214,15 +214,17 @@ def _do_ingest(
     rescan: bool,
 ) -> StagePlan:
     plan = plan_ingest(run, manifest, run.directory.parent, rescan)
-    tasks = [
-        cluster.Task(f"ingest-{unit.unit}", ingest, (_ingest_task(run, unit),), _rows(unit.start, unit.stop))
-        for unit in plan.to_do
-    ]
+    tasks = [cluster.Task(_task_key("ingest", unit), ingest, (_ingest_task(run, unit),)) for unit in plan.to_do]
     result.ingested += _run_stage("ingest", tasks, plan.to_do, workers, result, progress, stop)
     plan = plan_ingest(run, manifest, run.directory.parent, rescan) if tasks else plan
     if not plan.to_do:
         finish_parent_change(run)
     return plan
+
+
+def _task_key(stage: str, unit: UnitPlan) -> str:
+    """Name of a task in messages: stage, unit and rows."""
+    return f"{stage}-{unit.unit}-rows-{unit.start}-{unit.stop - 1}"
 
 
 def _ingest_task(run: Run, unit: UnitPlan) -> IngestTask:
@@ -260,25 +262,12 @@ def _do_infer(
                 manifest.chunk_rows,
                 tuple(parts),
             )
-            tasks.append(_infer_cluster_task(task, run.configuration.inference.granules))
+            tasks.append(cluster.Task(_task_key("infer", source), infer, (task,)))
             units.append(source)
     if tasks:
         _create_predictions(run, manifest)
     result.inferred += _run_stage("infer", tasks, units, workers, result, progress, stop)
     return {model.identity: plan_infer(run, model, ingest_plan) for model in run.models} if tasks else plans
-
-
-def _infer_cluster_task(task: InferTask, granules: int) -> cluster.Task:
-    """Inference task that halves its micro-batch each time the device runs out of memory."""
-    smaller = []
-    while granules > 1:
-        granules //= 2
-        smaller.append({"micro_batch": granules})
-    return cluster.Task(f"infer-{task.unit}", infer, (task,), _rows(task.start, task.stop), tuple(smaller))
-
-
-def _rows(start: int, stop: int) -> str:
-    return f"(rows {start} to {stop - 1})"
 
 
 def _model_task(run: Run, identity: str, unit: UnitPlan) -> ModelTask:

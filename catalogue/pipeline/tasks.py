@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +110,15 @@ def _model(path: str, digest: str) -> Model:
     return _loaded[digest]
 
 
-def infer(task: InferTask, micro_batch: int | None = None) -> UnitSummary:
+def infer(task: InferTask, halvings: int = 0) -> UnitSummary:
     """Apply every model of a unit to its spectra, chunk by chunk, and record it.
 
     Parameters
     ----------
     task : InferTask
-    micro_batch : int, optional
-        Granules worked on together, when an earlier attempt ran out of device memory; never changes a result on
-        the CPU.
+    halvings : int
+        How often an earlier attempt ran out of device memory: so often is the number of granules worked on together
+        halved, which never changes a result on the CPU.
     """
     began = time.perf_counter()
     fault_point("infer", task.unit, "before")
@@ -134,8 +134,7 @@ def infer(task: InferTask, micro_batch: int | None = None) -> UnitSummary:
         usable_rows += int(batch.usable.sum())
         for part, model, result in zip(parts, models, results, strict=True):
             settings = part.settings
-            if micro_batch is not None:
-                settings = InferenceSettings(settings.passes, settings.seed, settings.device, micro_batch)
+            settings = replace(settings, granules=max(settings.granules >> halvings, 1))
             for name, values in model.predict(batch, settings).items():
                 result[name][at] = values
     seconds = time.perf_counter() - began
