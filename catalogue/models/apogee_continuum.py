@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,7 +208,7 @@ _STARTS = [sum(last - first for first, last in CHIPS[:number]) for number in ran
 _SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 
 
-def cut_gaps(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def cut_gaps(values: NDArray[Any]) -> NDArray[Any]:
     """Pixels of the three detectors, ``(..., 8575)`` to ``(..., 7514)``."""
     return np.concatenate([values[..., first:last] for first, last in CHIPS], axis=-1)
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from astropy.io import fits
+
+from catalogue.models.apogee_continuum import N_PIXELS as N_NETWORK_PIXELS
+from catalogue.models.apogee_continuum import read_continuum_pixels
+from catalogue.models.apogee_inputs import ApogeeInputs, ApogeeInputSettings
+from catalogue.models.astronn_bcnn import AstroNNBayesian
+from catalogue.models.base import LabelScale, SpectraBatch
+from catalogue.models.bundle import Bundle, Description
 
 N_PIXELS = 8575
 CHIPS = ((246, 3274), (3585, 6080), (6344, 8335))
@@ -84,3 +92,51 @@ def write_aspcapstar(path: Path, seed: int = 0, objid: str = "2M00000000+0000000
         hdus.append(hdu)
     hdus.writeto(path, overwrite=True)
     return path
+
+
+def spectra_batch(n_rows: int, seed: int = 1, columns: dict | None = None) -> SpectraBatch:
+    """Rows of a store; every seventh row has no spectrum."""
+    flux, error, mask = combined_spectrum(seed, n_rows)
+    usable = np.arange(n_rows) % 7 != 3
+    flux[~usable] = np.nan
+    ivar = np.where((error < 1e9) & usable[:, None], error**-2.0, 0.0)
+    return SpectraBatch(0, flux.astype("f4"), ivar.astype("f4"), mask.astype("u4"), usable, columns or {})
+
+
+def rows_of(batch: SpectraBatch, part: slice) -> SpectraBatch:
+    """Some rows of a batch; the start must be a multiple of the granule."""
+    columns = {name: values[part] for name, values in batch.columns.items()}
+    arrays = (batch.flux[part], batch.ivar[part], batch.mask[part], batch.usable[part])
+    return SpectraBatch(batch.first_row + (part.start or 0), *arrays, columns)
+
+
+def tiny_bcnn(path: Path, seed: int = 0, **architecture) -> Bundle:
+    """A random astroNN network on the APOGEE grid."""
+    torch.manual_seed(seed)
+    settings = {"hidden": [12, 8], **architecture}
+    network = AstroNNBayesian.network(settings, N_NETWORK_PIXELS)
+    description = Description(
+        kind="astronn_bcnn",
+        name="tiny",
+        version="0",
+        survey="apogee",
+        grid="apogee",
+        labels=(),
+        architecture=settings,
+        passes=5,
+        seed=3,
+    )
+    return AstroNNBayesian.to_bundle(
+        path, description, flat_inputs("centre"), network, LabelScale(False, (0.0, 0.0), (3.0, 0.5))
+    )
+
+
+def flat_inputs(normalisation: str) -> ApogeeInputs:
+    """Inputs with a mean spectrum of 0.95 and, when standardised, a spread of 0.05."""
+    spread = 1.0 if normalisation == "centre" else 0.05
+    return ApogeeInputs(
+        ApogeeInputSettings(normalisation=normalisation),
+        read_continuum_pixels(),
+        np.full(N_NETWORK_PIXELS, 0.95, np.float32),
+        np.full(N_NETWORK_PIXELS, spread, np.float32),
+    )
