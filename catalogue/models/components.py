@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from catalogue.models.base import GRANULE_ROWS, NetworkInputs, PreparedSpectra, SpectraBatch
+from catalogue.models.base import NetworkInputs, PreparedSpectra, SpectraBatch
+from catalogue.models.dense import Dense
 from catalogue.models.dropout import map_granules
 from catalogue.models.preprocessing import Preprocessing, PreprocessingSettings, redshift
+from catalogue.spectra.primitives import GRANULE_ROWS
 
 _LARGEST_RESIDUAL = 5.0
 """Residuals count at most so many sigma, so that one cosmic ray does not make a star novel."""
@@ -85,8 +87,11 @@ class ComponentInputs(NetworkInputs):
         expected = (settings.n_components, self.preprocessing.n_pixels)
         if (found := tuple(self.learnt.components.shape)) != expected:
             raise ValueError(f"components: expected shape {expected} from the settings, found {found}")
-        self._projection = self.learnt.components.T.contiguous()
-        self._squared = self._projection.square() / self.learnt.component_scale.square()
+        components = self.learnt.components
+        self._project = Dense(components, None, GRANULE_ROWS)
+        self._reconstruct = Dense(components.T.contiguous(), None, GRANULE_ROWS)
+        scale = self.learnt.component_scale
+        self._project_variance = Dense((components / scale[:, None]).square(), None, GRANULE_ROWS)
 
     @property
     def n_features(self) -> int:
@@ -148,10 +153,9 @@ class ComponentInputs(NetworkInputs):
 
     def features(self, pixels: Tensor, good: Tensor) -> Tensor:
         """Scaled coefficients, shape (rows, components), of pixels that are 0 where bad."""
-        coefficients = pixels @ self._projection
+        coefficients = self._project(pixels)
         for _ in range(self._settings.refinements):
-            filled = torch.where(good, pixels, coefficients @ self.learnt.components)
-            coefficients = filled @ self._projection
+            coefficients = self._project(torch.where(good, pixels, self._reconstruct(coefficients)))
         return coefficients / self.learnt.component_scale
 
     def residual_and_distance(self, prepared: PreparedSpectra, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,11 +168,11 @@ class ComponentInputs(NetworkInputs):
             spectrum like those of the training set, at any signal-to-noise ratio.
         """
         variance = prepared.noise.square()
-        model = (features * self.learnt.component_scale) @ self.learnt.components
+        model = self._reconstruct(features * self.learnt.component_scale)
         squared = (prepared.pixels - model).square() / (variance + self.learnt.residual_variance)
         squared = squared.clamp(max=_LARGEST_RESIDUAL**2) * prepared.good
         residual = squared.sum(dim=1) / prepared.good.sum(dim=1).clamp(min=1)
-        expected = variance @ self._squared + self.learnt.signal_variance
+        expected = self._project_variance(variance) + self.learnt.signal_variance
         return residual, (features.square() / expected).mean(dim=1)
 
     def novelty(self, prepared: PreparedSpectra, features: Tensor) -> Tensor:

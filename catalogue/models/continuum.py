@@ -14,10 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.interpolate import BSpline
 from torch import Tensor
 
-BLOCK_PIXELS = 48
-"""Pixels of the blocks whose medians start the fit: wide against a cosmic ray, narrow against the response."""
+from catalogue.models.dense import Dense
+from catalogue.spectra.primitives import GRANULE_ROWS
 
-_MINIMUM_LEVEL = 0.05
+BIN_PIXELS = 4
+"""Pixels averaged before the fit, about one and a half resolution elements: the fit sees all that it can
+follow, at a quarter of the cost."""
+
+BLOCK_BINS = 12
+"""Bins of the blocks whose medians start the fit: wide against a cosmic ray, narrow against the response."""
+
+MINIMUM_LEVEL = 0.05
 """Least continuum, as a fraction of the spectrum's typical flux, that a flux is divided by."""
 
 
@@ -61,6 +68,7 @@ class ContinuumFit:
     arms : sequence of (float, float)
         Intervals of log10 wavelength with a spline of their own. Every pixel lies in one.
     settings : ContinuumSettings
+    device : torch.device, optional
 
     Raises
     ------
@@ -73,92 +81,101 @@ class ContinuumFit:
         log10_wavelength: NDArray[np.float64],
         arms: tuple[tuple[float, float], ...],
         settings: ContinuumSettings,
+        device: torch.device | None = None,
     ) -> None:
         self.settings = settings
+        self.device = device or torch.device("cpu")
         basis, penalty = _spline_basis(log10_wavelength, arms, settings.knot_spacing)
-        self.n_coefficients = basis.shape[1]
-        rows, columns = _coupled_pairs(basis)
-        self._pairs = torch.from_numpy(rows), torch.from_numpy(columns)
-        self._basis = torch.from_numpy(basis.astype(np.float32))
-        self._products = torch.from_numpy((basis[:, rows] * basis[:, columns]).astype(np.float32))
-        self._penalty = torch.from_numpy(penalty)
-        edges = np.append(np.arange(0, len(basis), BLOCK_PIXELS), len(basis))
-        blocks = np.stack([basis[low:high].mean(0) for low, high in zip(edges[:-1], edges[1:], strict=True)])
-        self._block_basis = torch.from_numpy(blocks.astype(np.float32))
-        self._block_products = torch.from_numpy((blocks[:, rows] * blocks[:, columns]).astype(np.float32))
+        self._n_pixels, self.n_coefficients = basis.shape
+        rows, columns = _coupled_pairs(self.n_coefficients)
+        self._pairs = self._tensor(rows), self._tensor(columns)
+        self._penalty = self._tensor(penalty)
+        self._evaluate = self._dense(basis)
+        # of binned pixels, the last bin filled up with copies of the last pixel
+        self._n_bins = -(-self._n_pixels // BIN_PIXELS)
+        filled = basis[np.minimum(np.arange(self._n_bins * BIN_PIXELS), self._n_pixels - 1)]
+        bins = filled.reshape(self._n_bins, BIN_PIXELS, -1).mean(axis=1)
+        self._evaluate_bins = self._dense(bins)
+        self._project = self._dense(bins.T)
+        self._multiply = self._dense((bins[:, rows] * bins[:, columns]).T)
 
-    def to(self, device: torch.device) -> ContinuumFit:
-        """Move the prepared matrices to ``device`` and return this object."""
-        self._pairs = self._pairs[0].to(device), self._pairs[1].to(device)
-        for name in ("_basis", "_products", "_penalty", "_block_basis", "_block_products"):
-            setattr(self, name, getattr(self, name).to(device))
-        return self
+    def _tensor(self, values: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
 
-    def __call__(self, flux: Tensor, ivar: Tensor) -> Tensor:
+    def _dense(self, weight: NDArray[np.float64]) -> Dense:
+        return Dense(self._tensor(np.ascontiguousarray(weight, dtype=np.float32)), None, GRANULE_ROWS)
+
+    def __call__(self, flux: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Fit the continuum of every row.
 
         Parameters
         ----------
-        flux, ivar : Tensor of float32, shape (rows, pixels)
-            Finite; ``ivar`` is 0 where the pixel must not count.
+        flux, variance : Tensor of float32, shape (rows, pixels)
+            Both 0 where the pixel must not count.
 
         Returns
         -------
-        Tensor of float32, shape (rows, pixels)
-            Positive. 1 in rows without any good pixel or whose typical flux is not positive.
+        continuum : Tensor of float32, shape (rows, pixels)
+            Positive; 1 in rows that could not be fitted.
+        fitted : Tensor of bool, shape (rows,)
+            Whether the row has a good pixel and a positive typical flux.
         """
-        good = ivar > 0
-        medians = _block_medians(flux, good)
-        level = torch.nan_to_num(torch.nanmedian(medians, dim=1, keepdim=True).values)
-        usable = level > 0
-        level = torch.where(usable, level, torch.ones_like(level))
-        flux = flux / level
-        variance = torch.where(good, 1.0 / (ivar * level * level).clamp(min=1e-30), torch.ones_like(ivar))
-        medians = medians / level
-        known = torch.isfinite(medians)
-        first = self._solve(
-            known.float() / medians.nan_to_num(1.0).clamp(min=_MINIMUM_LEVEL) ** 2,
-            torch.where(known, medians, torch.zeros_like(medians)),
-            self._block_basis,
-            self._block_products,
+        flux, variance, count = self._bin(flux, variance)
+        medians = _block_medians(flux, count)
+        level = torch.nanmedian(medians, dim=1, keepdim=True).values
+        fitted = level > 0
+        level = torch.where(fitted, level, 1.0)
+        flux, variance, medians = flux / level, variance / level**2, medians / level
+        # start from the blocks' medians, which spikes do not move: each bin stands for its block
+        weight = medians.clamp(min=MINIMUM_LEVEL) ** -2
+        weight, medians = (
+            x.nan_to_num(0.0).repeat_interleave(BLOCK_BINS, dim=1)[:, : self._n_bins] for x in (weight, medians)
         )
-        continuum = (first @ self._basis.T).clamp(min=_MINIMUM_LEVEL)
+        coefficients = self._solve(weight, medians)
         for _ in range(self.settings.iterations):
-            weight = self._weights(flux - continuum, variance, continuum) * good
-            coefficients = self._solve(weight, flux, self._basis, self._products)
-            continuum = (coefficients @ self._basis.T).clamp(min=_MINIMUM_LEVEL)
-        return torch.where(usable, continuum * level, torch.ones_like(continuum))
+            continuum = self._evaluate_bins(coefficients).clamp_(min=MINIMUM_LEVEL)
+            coefficients = self._solve(self._weights(flux - continuum, variance, continuum) * count, flux)
+        continuum = self._evaluate(coefficients).clamp_(min=MINIMUM_LEVEL).mul_(level)
+        return torch.where(fitted, continuum, 1.0), fitted[:, 0]
+
+    def _bin(self, flux: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean flux, mean variance and number of the good pixels of every bin."""
+        missing = self._n_bins * BIN_PIXELS - self._n_pixels
+        sums = []
+        for values in ((variance > 0).float(), flux, variance):
+            bins = torch.nn.functional.pad(values, (0, missing)).view(-1, self._n_bins, BIN_PIXELS)
+            sums.append((bins[..., 0] + bins[..., 1]) + (bins[..., 2] + bins[..., 3]))
+        divisor = sums[0].clamp(min=1.0)
+        return sums[1] / divisor, sums[2] / divisor, sums[0]
 
     def _weights(self, residual: Tensor, variance: Tensor, continuum: Tensor) -> Tensor:
         """Inverse variance times a redescending (Geman-McClure) weight with unequal sides."""
         total = variance + (self.settings.scatter * continuum) ** 2
-        squared = residual * residual / total
-        upper, lower = 1.0 / self.settings.upper**2, 1.0 / self.settings.lower**2
-        scaled = torch.where(residual > 0, squared * upper, squared * lower)
-        return 1.0 / (total * (1.0 + scaled) ** 2)
+        above = residual.clamp(min=0.0).square_() / self.settings.upper**2
+        below = residual.clamp(max=0.0).square_() / self.settings.lower**2
+        return 1.0 / (total * (above.add_(below) / total).add_(1.0).square_())
 
-    def _solve(self, weight: Tensor, flux: Tensor, basis: Tensor, products: Tensor) -> Tensor:
+    def _solve(self, weight: Tensor, flux: Tensor) -> Tensor:
         """Penalised weighted least squares of every row; coefficients of shape (rows, K)."""
         mean = weight.mean(dim=1, keepdim=True)
-        weight = weight / torch.where(mean > 0, mean, torch.ones_like(mean))
+        weight = weight / torch.where(mean > 0, mean, 1.0)
         size = self.n_coefficients
-        normal = torch.zeros(len(weight), size, size, dtype=torch.float64, device=weight.device)
-        entries = (weight @ products).double()
+        normal = torch.zeros(len(weight), size, size, dtype=torch.float64, device=self.device)
+        entries = self._multiply(weight).double()
         rows, columns = self._pairs
         normal[:, rows, columns] = entries
         normal[:, columns, rows] = entries
-        normal += self.settings.stiffness * len(basis) / size * self._penalty
-        right = ((weight * flux) @ basis).double()
+        normal += self.settings.stiffness * self._n_bins / size * self._penalty
+        right = self._project(weight * flux).double()
         factor = torch.linalg.cholesky(normal)
         return torch.cholesky_solve(right[:, :, None], factor)[:, :, 0].float()
 
 
-def _block_medians(flux: Tensor, good: Tensor) -> Tensor:
-    """Median flux of the good pixels of every block, NaN where a block has none."""
-    n_blocks = -(-flux.shape[1] // BLOCK_PIXELS)
-    padded = torch.full((len(flux), n_blocks * BLOCK_PIXELS), torch.nan, device=flux.device)
-    padded[:, : flux.shape[1]] = torch.where(good, flux, torch.nan)
-    return torch.nanmedian(padded.view(len(flux), n_blocks, BLOCK_PIXELS), dim=2).values
+def _block_medians(flux: Tensor, count: Tensor) -> Tensor:
+    """Median of the bins with good pixels of every block, NaN where a block has none."""
+    flux = flux + (count / count - 1.0)
+    padded = torch.nn.functional.pad(flux, (0, -flux.shape[1] % BLOCK_BINS), value=torch.nan)
+    return torch.nanmedian(padded.view(len(flux), -1, BLOCK_BINS), dim=2).values
 
 
 def _spline_basis(
@@ -191,9 +208,8 @@ def _spline_basis(
     return basis, penalty
 
 
-def _coupled_pairs(basis: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs (i <= j) of splines that overlap anywhere, within a cubic's reach of three neighbours."""
-    size = basis.shape[1]
+def _coupled_pairs(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs (i <= j) of splines that may overlap: a cubic reaches over three neighbours."""
     rows, columns = np.triu_indices(size)
     near = columns - rows <= 3
     return rows[near], columns[near]

@@ -7,9 +7,11 @@ gives the same bytes whatever the chunking or the number of workers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -19,6 +21,11 @@ from catalogue.models.continuum import ContinuumFit, ContinuumSettings
 from catalogue.spectra.primitives import PixelGrid
 
 Interval = tuple[float, float]
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+_SMALLEST_IVAR = 1e-30
+"""Smaller ones would overflow when squared in float32."""
 
 
 class GridSettings(BaseModel):
@@ -69,10 +76,10 @@ class PreprocessingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     grid: GridSettings
-    arms: tuple[Interval, ...] = ((3850.0, 5800.0), (5900.0, 8950.0))
+    arms: tuple[Interval, ...] = ((4000.0, 5800.0), (6000.0, 8950.0))
     windows: tuple[Interval, ...] = (
-        (3900.0, 5700.0),
-        (6000.0, 6860.0),
+        (4000.0, 5700.0),
+        (6050.0, 6860.0),
         (6970.0, 7150.0),
         (7340.0, 7580.0),
         (7720.0, 8100.0),
@@ -142,7 +149,7 @@ class Preprocessing:
         self.settings = settings
         self.device = device or torch.device("cpu")
         grid = settings.grid
-        lattice = grid.log10_first + grid.log10_step * np.arange(grid.n_pixels)
+        lattice: NDArray[np.float64] = grid.log10_first + grid.log10_step * np.arange(grid.n_pixels, dtype=np.float64)
         edges = np.log10(np.asarray(settings.windows, dtype=np.float64))
         if edges.min() < lattice[0] or edges.max() > lattice[-1]:
             raise ValueError(
@@ -151,15 +158,16 @@ class Preprocessing:
             )
         chosen = ((lattice[:, None] >= edges[:, 0]) & (lattice[:, None] <= edges[:, 1])).any(axis=1)
         pixels = np.flatnonzero(chosen)
-        self.wavelength: NDArray[np.float64] = 10.0 ** lattice[pixels]
-        self._pixels = torch.from_numpy(pixels).to(self.device)
+        self.wavelength = 10.0 ** lattice[pixels]
+        self._stretch = int(pixels[0]), int(pixels[-1] - pixels[0] + 1)
+        breaks = np.flatnonzero(np.diff(pixels) > 1) + 1
+        self._pieces = [(int(p[0] - pixels[0]), int(p[-1] - pixels[0] + 1)) for p in np.split(pixels, breaks)]
         arms = tuple((float(np.log10(low)), float(np.log10(high))) for low, high in settings.arms)
-        self._continuum = ContinuumFit(lattice[pixels], arms, settings.continuum).to(self.device)
+        self._continuum = ContinuumFit(lattice[pixels], arms, settings.continuum, self.device)
         observed = 10.0**lattice
-        sky = np.zeros(grid.n_pixels, dtype=bool)
+        self._sky = np.zeros(grid.n_pixels, dtype=bool)
         for line in settings.sky_lines:
-            sky |= np.abs(observed - line) <= settings.sky_half_width
-        self._sky = torch.from_numpy(sky).to(self.device)
+            self._sky |= np.abs(observed - line) <= settings.sky_half_width
 
     @property
     def n_pixels(self) -> int:
@@ -190,46 +198,84 @@ class Preprocessing:
         grid = self.settings.grid
         if flux.shape[1] != grid.n_pixels:
             raise ValueError(f"expected {grid.n_pixels} pixels of grid {grid.name!r}, found {flux.shape[1]}")
-        values, variance = self._native(flux, ivar, mask)
         known = np.isfinite(redshift) & (redshift > -1.0)
         shift = np.log10(1.0 + np.where(known, redshift, 0.0)) / grid.log10_step
-        values, variance = shift_pixels(values, variance, shift, self._pixels)
-        good = torch.isfinite(variance)
-        missing = 1.0 - good.float().mean(dim=1)
+        values, variance = self._rest_frame(flux, ivar, mask, shift)
+        good = variance > 0
         with_redshift = torch.from_numpy(known).to(self.device)
-        bad_fraction = torch.where(with_redshift, missing, torch.nan)
-        values = torch.where(good, values, 0.0)
-        continuum = self._continuum(values, torch.where(good, 1.0 / variance, 0.0))
-        variance = variance / continuum**2
-        values = values / continuum
+        missing = 1.0 - good.sum(dim=1) / self.n_pixels
+        continuum, fitted = self._continuum(values, variance)
+        values /= continuum
+        variance /= continuum.square_()
         scatter = self.settings.continuum.scatter
-        spiked = values - 1.0 > self.settings.spike * torch.sqrt(variance + scatter**2)
-        good &= ~spiked
-        enough = good.float().mean(dim=1) >= self.settings.least_good
-        usable = with_redshift & enough & (continuum != 1.0).any(dim=1)
+        # a spike is a pixel above 1 + spike * sqrt(variance + scatter²)
+        over = (values - 1.0).clamp_(min=0.0).square_()
+        good &= over <= variance.add(scatter**2).mul_(self.settings.spike**2)
+        enough = good.sum(dim=1) >= self.settings.least_good * self.n_pixels
+        one_where_bad = torch.ones_like(values).lerp_(values.clamp_(*self.settings.clip), good.float())
         return NormalisedSpectra(
-            flux=torch.where(good, values.clamp(*self.settings.clip), 1.0),
-            variance=torch.where(good, variance, 0.0),
+            flux=one_where_bad,
+            variance=variance.mul_(good),
             good=good,
-            bad_fraction=bad_fraction,
-            usable=usable,
+            bad_fraction=torch.where(with_redshift, missing, torch.nan),
+            usable=with_redshift & enough & fitted,
         )
 
-    def _native(
-        self, flux: NDArray[np.float32], ivar: NDArray[np.float32], mask: NDArray[np.unsignedinteger]
+    def _rest_frame(
+        self,
+        flux: NDArray[np.float32],
+        ivar: NDArray[np.float32],
+        mask: NDArray[np.unsignedinteger],
+        shift: NDArray[np.float64],
     ) -> tuple[Tensor, Tensor]:
-        """Flux, and variance that is infinite where the pixel is bad."""
-        values = torch.tensor(flux, dtype=torch.float32, device=self.device)
-        weights = torch.tensor(ivar, dtype=torch.float32, device=self.device)
-        good = torch.isfinite(values) & torch.isfinite(weights) & (weights > 0) & ~self._sky
+        """Flux and variance at the model's pixels in the rest frame; both 0 where bad."""
+        whole = np.floor(shift)
+        first, count = self._stretch
+        reach = self.settings.grid.n_pixels + count
+        start = first - 1 + np.clip(whole, -reach, reach).astype(np.int64)
+        values = torch.from_numpy(align(flux, start, count + 3)).to(self.device)
+        weights = torch.from_numpy(align(ivar, start, count + 3)).to(self.device).nan_to_num_(0.0, 0.0, 0.0)
+        rejected = align(np.broadcast_to(self._sky, flux.shape), start, count + 3)
         if self.settings.rejected_bits:
-            rejected = (mask & mask.dtype.type(self.settings.rejected_bits)) != 0
-            good &= torch.from_numpy(~rejected).to(self.device)
-        return torch.where(good, values, 0.0), torch.where(good, 1.0 / weights, torch.inf)
+            bits = align(mask, start, count + 3) & mask.dtype.type(self.settings.rejected_bits)
+            rejected = rejected | (bits != 0)
+        # the product with zero is zero for finite numbers only
+        good = (weights > 0) & (values * 0.0 == 0.0) & torch.from_numpy(~rejected).to(self.device)
+        known = good.float()
+        values = values.nan_to_num_(0.0, 0.0, 0.0).mul_(known)
+        variance = known / weights.clamp_(min=_SMALLEST_IVAR)
+        fraction = torch.from_numpy((shift - whole).astype(np.float32)).to(self.device)
+        values, variance = interpolate(values, variance, known, fraction[:, None])
+        return self._choose(values), self._choose(variance)
+
+    def _choose(self, values: Tensor) -> Tensor:
+        """The model's pixels of a stretch that begins at the first and ends at the last of them."""
+        return torch.cat([values[:, low:high] for low, high in self._pieces], dim=1)
 
 
-def shift_pixels(flux: Tensor, variance: Tensor, shift: NDArray[np.float64], pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Value of every row at ``pixels + shift``, a fractional number of pixels per row.
+def align(values: NDArray[_Scalar], start: NDArray[np.int64], width: int) -> NDArray[_Scalar]:
+    """Copy of ``values[i, start[i] : start[i] + width]`` for every row, 0 off the grid.
+
+    Parameters
+    ----------
+    values : ndarray, shape (rows, n)
+    start : ndarray of int64, shape (rows,)
+        May be negative or beyond the end.
+    width : int
+    """
+    n = values.shape[1]
+    if width <= n and len(start) and start.min() >= 0 and start.max() + width <= n:
+        return sliding_window_view(values, width, axis=1)[np.arange(len(start)), start]
+    aligned = np.zeros((len(start), width), dtype=values.dtype)
+    for row, low in enumerate(start):
+        source = values[row, max(low, 0) : max(low + width, 0)]
+        offset = max(-low, 0)
+        aligned[row, offset : offset + len(source)] = source
+    return aligned
+
+
+def interpolate(flux: Tensor, variance: Tensor, known: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+    """Values between pixels: element ``i`` of the result lies ``fraction`` beyond pixel ``i + 1``.
 
     Four-point (cubic) interpolation where all four neighbours are good, linear where only the two
     nearest are, the nearer pixel itself where only that is good, else bad: a bad pixel is never
@@ -238,42 +284,39 @@ def shift_pixels(flux: Tensor, variance: Tensor, shift: NDArray[np.float64], pix
 
     Parameters
     ----------
-    flux, variance : Tensor, shape (rows, n)
-        ``variance`` is infinite where bad, and ``flux`` finite everywhere.
-    shift : ndarray of float64, shape (rows,)
-    pixels : Tensor of int64, shape (m,)
+    flux, variance : Tensor of float32, shape (rows, n + 3)
+        Both 0 where bad.
+    known : Tensor of float32, shape (rows, n + 3)
+        1 where good, 0 where bad.
+    fraction : Tensor of float32, shape (rows, 1)
+        From 0 to 1.
 
     Returns
     -------
-    flux, variance : Tensor, shape (rows, m)
-        The variance is propagated through the weights; infinite where bad or off the grid.
+    flux, variance : Tensor of float32, shape (rows, n)
+        The variance is propagated through the weights; both are 0 where bad.
     """
-    whole = np.floor(shift)
-    device = flux.device
-    a = torch.from_numpy((shift - whole).astype(np.float32)).to(device)[:, None]
-    offset = torch.from_numpy(np.clip(whole, -flux.shape[1], flux.shape[1]).astype(np.int64)).to(device)
-    base = pixels[None, :] + offset[:, None]
-    taps = [_take(flux, variance, base + k) for k in (-1, 0, 1, 2)]
+    n = flux.shape[1] - 3
+    g = [known[:, k : k + n] for k in range(4)]
+    pair = g[1] * g[2]
+    all_four = g[0] * g[3] * pair
+    a = fraction
     cubic = (
         -a * (a - 1) * (a - 2) / 6,
         (a + 1) * (a - 1) * (a - 2) / 2,
         -(a + 1) * a * (a - 2) / 2,
         (a + 1) * a * (a - 1) / 6,
     )
-    (_, _), (f1, v1), (f2, v2), (_, _) = taps
-    value = sum(w * f for w, (f, _) in zip(cubic, taps, strict=True))
-    spread = sum(w * w * v.nan_to_num(posinf=0.0) for w, (_, v) in zip(cubic, taps, strict=True))
-    all_good = torch.isfinite(taps[0][1] + v1 + v2 + taps[3][1])
-    pair_good = torch.isfinite(v1 + v2)
-    value = torch.where(all_good, value, (1 - a) * f1 + a * f2)
-    linear = (1 - a) ** 2 * v1.nan_to_num(posinf=0.0) + a**2 * v2.nan_to_num(posinf=0.0)
-    spread = torch.where(all_good, spread, linear)
-    nearer, nearer_variance = torch.where(a < 0.5, f1, f2), torch.where(a < 0.5, v1, v2)
-    return torch.where(pair_good, value, nearer), torch.where(pair_good, spread, nearer_variance)
+    linear = 1 - a, a
+    nearer = (a < 0.5).float(), (a >= 0.5).float()
 
+    def blend(values: Tensor, power: int) -> Tensor:
+        v = [values[:, k : k + n] for k in range(4)]
+        single = (v[1] * nearer[0]).addcmul_(v[2], nearer[1])
+        double = (v[1] * linear[0] ** power).addcmul_(v[2], linear[1] ** power)
+        four = v[0] * cubic[0] ** power
+        for k in (1, 2, 3):
+            four.addcmul_(v[k], cubic[k] ** power)
+        return single.lerp_(double, pair).lerp_(four, all_four)
 
-def _take(flux: Tensor, variance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Flux and variance at ``index``; off the grid the variance is infinite."""
-    inside = (index >= 0) & (index < flux.shape[1])
-    index = index.clamp(0, flux.shape[1] - 1)
-    return flux.gather(1, index), torch.where(inside, variance.gather(1, index), torch.inf)
+    return blend(flux, 1), blend(variance, 2)

@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from catalogue.models.base import (
-    GRANULE_ROWS,
     InferenceSettings,
     LabelDistribution,
     LabelScale,
@@ -43,7 +42,7 @@ from catalogue.models.dropout import (
     reduce,
 )
 from catalogue.models.preprocessing import GridSettings, redshift
-from catalogue.spectra.primitives import PixelGrid
+from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
 
 N_LABELS = 2
 LN10 = math.log(10.0)
