@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from catalogue.datamodels.datamodel import (
-    Column,
-    DataModel,
-    DataModelError,
-    Flag,
-    data_model_names,
-    load_data_model,
-    numpy_dtype,
-)
+from catalogue.datamodels.datamodel import DataModel, DataModelError, data_model_names, load_data_model
+from catalogue.datamodels.parts import Column, Flag, Option
+from catalogue.datamodels.values import missing_value, numpy_dtype
 
 __all__ = [
     "Column",
     "DataModel",
     "DataModelError",
     "Flag",
+    "Option",
     "data_model_names",
     "load_data_model",
+    "missing_value",
     "numpy_dtype",
 ]
