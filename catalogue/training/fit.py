@@ -1,0 +1,309 @@
+"""The training loop: any network of a trainable model, on prepared spectra."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from catalogue.models.base import LabelDistribution, NetworkInputs, PreparedSpectra, Trainable
+from catalogue.training.losses import LossName, distribution_loss, point_loss
+
+Progress = Callable[[int, int, float], None]
+"""Called after every epoch with (epoch, epochs, validation loss)."""
+
+
+class FitSettings(BaseModel):
+    """How a network is fitted.
+
+    Attributes
+    ----------
+    loss : "mahalanobis", "mahalanobis_squared" or "mse"
+    head_weight : float
+        Weight of the data head's likelihood. Its gradient does not reach the predicted means.
+    epochs, batch, patience : int
+        ``patience`` epochs without a better validation loss end the training.
+    learning_rate, weight_decay : float
+        AdamW; the rate rises over the first 5 % of the steps and falls to zero along a cosine.
+    noise : float
+        Noise added to every pixel at every step, in units of its own, uniform in 0 to ``noise`` per spectrum.
+    masked_stretches : float
+        Mean number of stretches hidden per spectrum and step.
+    average : float
+        Decay per step of the running average of the weights that is validated and kept.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``; on a GPU the network runs in bfloat16.
+    threads : int or None
+    seed : int
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    loss: LossName = "mahalanobis"
+    head_weight: float = Field(default=0.3, ge=0)
+    epochs: int = Field(default=60, ge=1)
+    batch: int = Field(default=256, ge=2)
+    patience: int = Field(default=15, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.03, ge=0)
+    noise: float = Field(default=0.5, ge=0)
+    masked_stretches: float = Field(default=1.0, ge=0)
+    average: float = Field(default=0.99, ge=0, lt=1)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$")
+    threads: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Labels in the network's space: means (rows, 2), covariances (rows, 2, 2)."""
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+
+@dataclass
+class FitResult:
+    """A fitted network in evaluation mode on the CPU, and the losses epoch by epoch."""
+
+    network: nn.Module
+    best_epoch: int
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Data:
+    prepared: PreparedSpectra
+    mean: Tensor
+    covariance: Tensor
+
+
+def fit(
+    trainable: type[Trainable],
+    architecture: Mapping[str, Any],
+    inputs: NetworkInputs,
+    prepared: PreparedSpectra,
+    targets: Targets,
+    train_rows: NDArray[np.integer],
+    validation_rows: NDArray[np.integer],
+    settings: FitSettings,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+) -> FitResult:
+    """Fit a network with early stopping on the validation rows.
+
+    Parameters
+    ----------
+    trainable : class
+    architecture : mapping
+    inputs, prepared, targets
+        Rows of ``prepared`` and ``targets`` correspond.
+    train_rows, validation_rows : ndarray of int
+    settings : FitSettings
+    progress : callable, optional
+    checkpoint : Path, optional
+        Directory in which the state is kept after every epoch and from which an interrupted fit goes on; the
+        result is the same as without the interruption.
+
+    Returns
+    -------
+    FitResult
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(chosen if settings.device == "auto" else settings.device)
+    loop = _Loop(trainable, architecture, inputs, _to(prepared, targets, device), settings, device)
+    train = torch.from_numpy(np.asarray(train_rows)).to(device)
+    loop.plan(len(train))
+    state = _Checkpoint(checkpoint, loop) if checkpoint else None
+    if state:
+        state.load()
+    for epoch in range(loop.epoch, settings.epochs):
+        training = loop.train_epoch(train, epoch)
+        validation = loop.validate(torch.from_numpy(np.asarray(validation_rows)).to(device))
+        loop.record(epoch, training, validation)
+        if state:
+            state.save()
+        if progress:
+            progress(epoch + 1, settings.epochs, validation)
+        if epoch - loop.best_epoch >= settings.patience:
+            break
+    loop.network.load_state_dict(loop.best)
+    return FitResult(loop.network.to("cpu").eval(), loop.best_epoch, loop.history)
+
+
+def _to(prepared: PreparedSpectra, targets: Targets, device: torch.device) -> _Data:
+    fields = ("pixels", "noise", "good", "bad_fraction", "usable")
+    moved = PreparedSpectra(**{name: getattr(prepared, name).to(device) for name in fields})
+    mean, covariance = (torch.tensor(x, dtype=torch.float32) for x in (targets.mean, targets.covariance))
+    return _Data(moved, mean.to(device), covariance.to(device))
+
+
+class _Loop:
+    """Network, optimiser and running average of one fit."""
+
+    def __init__(
+        self,
+        trainable: type[Trainable],
+        architecture: Mapping[str, Any],
+        inputs: NetworkInputs,
+        data: _Data,
+        settings: FitSettings,
+        device: torch.device,
+    ) -> None:
+        self.settings, self.inputs, self.data, self.device = settings, inputs, data, device
+        self.outputs = lambda raw: trainable.loss_outputs(architecture, raw.float())
+        self.network = trainable.network(architecture, inputs.n_features).to(device)
+        self.average = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
+        self.best = {key: value.clone() for key, value in self.average.items()}
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.epoch, self.step, self.steps = 0, 0, 1
+        self.best_epoch, self.best_loss = 0, math.inf
+        self.history: list[dict[str, float]] = []
+
+    def plan(self, rows: int) -> None:
+        self.steps = self.settings.epochs * max(1, rows // self.settings.batch)
+
+    def rate(self) -> float:
+        part = self.step / self.steps
+        return self.settings.learning_rate * min(part / 0.05 + 1e-3, 0.5 * (1 + math.cos(math.pi * min(part, 1.0))))
+
+    def train_epoch(self, rows: Tensor, epoch: int) -> float:
+        # seeded by the epoch, so that a resumed fit draws what an uninterrupted one would have drawn
+        torch.manual_seed(self.settings.seed * 100_003 + epoch)
+        self.network.train()
+        order = rows[torch.randperm(len(rows), device=rows.device)]
+        batches = order.split(self.settings.batch)
+        total = 0.0
+        for batch in batches[: max(1, len(order) // self.settings.batch)]:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate()
+            loss = self.loss(batch, augment=True)
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.optimiser.step()
+            self.step += 1
+            decay = min(self.settings.average, self.step / (self.step + 10))
+            for key, value in self.network.state_dict().items():
+                self.average[key].lerp_(value, 1 - decay)
+            total += float(loss.detach())
+        return total / max(1, len(order) // self.settings.batch)
+
+    def loss(self, rows: Tensor, augment: bool) -> Tensor:
+        prepared = self.data.prepared
+        pixels, good = prepared.pixels[rows], prepared.good[rows]
+        if augment:
+            pixels, good = _augment(pixels, prepared.noise[rows], good, self.settings)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            raw = self.network(self.inputs.features(pixels, good))
+        predicted = self.outputs(raw)
+        error = predicted.mean - self.data.mean[rows]
+        # the labels' own scatter is 1 by construction; their errors add to it star by star
+        scatter = torch.cov(self.data.mean.T) + self.data.covariance[rows]
+        loss = point_loss(error, scatter, self.settings.loss)
+        detached = LabelDistribution(predicted.mean.detach(), predicted.covariance)
+        return loss + self.settings.head_weight * distribution_loss(error.detach(), detached)
+
+    def validate(self, rows: Tensor) -> float:
+        current = {key: value.clone() for key, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        self.network.eval()
+        with torch.inference_mode():
+            total = sum(float(self.loss(part, augment=False)) * len(part) for part in rows.split(1024))
+        self.network.load_state_dict(current)
+        return total / len(rows)
+
+    def record(self, epoch: int, training: float, validation: float) -> None:
+        self.epoch = epoch + 1
+        self.history.append({"epoch": epoch, "training": training, "validation": validation})
+        if validation < self.best_loss:
+            self.best_loss, self.best_epoch = validation, epoch
+            self.best = {key: value.clone() for key, value in self.average.items()}
+
+
+def _augment(pixels: Tensor, noise: Tensor, good: Tensor, settings: FitSettings) -> tuple[Tensor, Tensor]:
+    rows, width = pixels.shape
+    if settings.noise > 0:
+        amount = settings.noise * torch.rand(rows, 1, device=pixels.device)
+        pixels = pixels + amount * noise * torch.randn_like(pixels)
+    if settings.masked_stretches > 0:
+        number = torch.poisson(torch.full((rows,), settings.masked_stretches, device=pixels.device))
+        position = torch.arange(width, device=pixels.device)
+        for k in range(int(number.max())):
+            start = torch.randint(0, width, (rows, 1), device=pixels.device)
+            length = torch.randint(5, 80, (rows, 1), device=pixels.device)
+            hidden = (position >= start) & (position < start + length) & (number > k)[:, None]
+            good = good & ~hidden
+        pixels = torch.where(good, pixels, 0.0)
+    return pixels, good
+
+
+class _Checkpoint:
+    """State of a fit in a directory: safetensors and JSON, no pickle; the JSON is written last."""
+
+    def __init__(self, directory: Path, loop: _Loop) -> None:
+        self.directory, self.loop = directory, loop
+        directory.mkdir(parents=True, exist_ok=True)
+        self.settings = loop.settings.model_dump(mode="json")
+
+    def save(self) -> None:
+        loop = self.loop
+        tensors = {f"network.{k}": v for k, v in loop.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in loop.average.items()}
+        tensors |= {f"best.{k}": v for k, v in loop.best.items()}
+        for index, state in loop.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        name = f"epoch-{loop.epoch}.safetensors"
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, self.directory / name)
+        numbers = {
+            "tensors": name,
+            "settings": self.settings,
+            "epoch": loop.epoch,
+            "step": loop.step,
+            "best_epoch": loop.best_epoch,
+            "best_loss": loop.best_loss,
+            "history": loop.history,
+        }
+        partial = self.directory / "state.json.partial"
+        partial.write_text(json.dumps(numbers))
+        partial.replace(self.directory / "state.json")
+        for other in self.directory.glob("epoch-*.safetensors"):
+            if other.name != name:
+                other.unlink()
+
+    def load(self) -> None:
+        path = self.directory / "state.json"
+        if not path.is_file():
+            return
+        numbers = json.loads(path.read_text())
+        if numbers["settings"] != self.settings:
+            raise ValueError(f"{path}: is of a fit with other settings; remove {self.directory} to start anew")
+        loop = self.loop
+        tensors = load_file(self.directory / numbers["tensors"], device=str(loop.device))
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+        loop.network.load_state_dict(part("network."))
+        loop.average, loop.best = part("average."), part("best.")
+        state = loop.optimiser.state_dict()
+        for key, value in part("optimiser.").items():
+            index, name = key.split(".", 1)
+            state["state"].setdefault(int(index), {})[name] = value.cpu() if name == "step" else value
+        loop.optimiser.load_state_dict(state)
+        loop.epoch, loop.step, loop.history = numbers["epoch"], numbers["step"], numbers["history"]
+        loop.best_epoch, loop.best_loss = numbers["best_epoch"], numbers["best_loss"]

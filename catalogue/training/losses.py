@@ -1,0 +1,53 @@
+r"""Losses over age and mass together.
+
+Mahalanobis distance of the predicted from the true pair, in the network's label space:
+:math:`d^2 = e^\top \Sigma^{-1} e`. The paper (Zhang et al. 2024) does not say which of two variants it uses, the
+distance or its square, nor what :math:`\Sigma` is; here both are there, and :math:`\Sigma` is the covariance of the
+training labels' scatter plus each star's label covariance, or, with a data head, what the network predicts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from catalogue.models.base import LabelDistribution
+
+LossName = Literal["mahalanobis", "mahalanobis_squared", "mse"]
+
+
+def squared_distance(error: Tensor, covariance: Tensor) -> Tensor:
+    """Squared Mahalanobis distance of errors (rows, 2) under covariances (rows, 2, 2) or (2, 2)."""
+    a, b, c = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+    x, y = error[..., 0], error[..., 1]
+    determinant = (a * c - b * b).clamp(min=1e-12)
+    return (c * x * x - 2 * b * x * y + a * y * y) / determinant
+
+
+def point_loss(error: Tensor, covariance: Tensor, name: LossName) -> Tensor:
+    """Mean loss of the predicted means.
+
+    Parameters
+    ----------
+    error : Tensor, shape (rows, 2)
+        In units of the labels' spread.
+    covariance : Tensor, shape (rows, 2, 2)
+        Fixed, not predicted; ignored by ``mse``.
+    name : str
+    """
+    if name == "mse":
+        return error.square().sum(dim=1).mean()
+    squared = squared_distance(error, covariance)
+    return squared.mean() if name == "mahalanobis_squared" else torch.sqrt(squared + 1e-6).mean()
+
+
+def distribution_loss(error: Tensor, predicted: LabelDistribution) -> Tensor:
+    """Negative log-likelihood of the errors under the predicted data covariance; 0 without one."""
+    covariance = predicted.covariance
+    if covariance is None:
+        return error.new_zeros(())
+    determinant = covariance[..., 0, 0] * covariance[..., 1, 1] - covariance[..., 0, 1] ** 2
+    squared = squared_distance(error, covariance)
+    return (0.5 * squared + 0.5 * torch.log(determinant.clamp(min=1e-12))).mean()
