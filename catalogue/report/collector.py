@@ -1,0 +1,136 @@
+"""Takes a catalogue block by block and keeps what the page needs, never the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogue.datamodels import DataModel
+from catalogue.report.context import ReportContext
+from catalogue.report.sample import RowSample
+from catalogue.report.schema import INTEGER_ROLES, TEXT_ROLES, ReportSchema, schema_of
+from catalogue.report.tallies import AXES, PLANES, Histogram, Plane, StateCounts
+
+WITH_AGE_SHARE = 0.75
+"""Share of the sample that goes to rows with an age where there are enough of both kinds."""
+
+
+class ReportCollector:
+    """Counts, histograms, maps and a uniform sample of a catalogue that streams past.
+
+    Counts are exact and over all rows. The sample is uniform within the rows that have an age and within those that
+    have none, and depends on the row numbers alone, so that the page is the same whatever the blocks were.
+
+    Parameters
+    ----------
+    data_model : DataModel
+        Says which columns there are and what the flag bits mean.
+    survey_title : str
+    sample_rows : int
+        Rows kept for the page's figures at most.
+    """
+
+    def __init__(self, data_model: DataModel, survey_title: str, sample_rows: int = 20000) -> None:
+        self.data_model = data_model
+        self.survey_title = survey_title
+        self.schema: ReportSchema = schema_of(data_model)
+        self.sample_rows = sample_rows
+        self.rows = 0
+        self.states = StateCounts()
+        self.histograms = {role: Histogram(AXES[role]) for role in AXES if self.schema.has(role)}
+        self.planes = {
+            (horizontal, vertical): Plane(AXES[horizontal], AXES[vertical], colour if self.schema.has(colour) else "")
+            for horizontal, vertical, colour in PLANES
+            if self.schema.has(horizontal, vertical)
+        }
+        self._with_age = RowSample(sample_rows)
+        self._without_age = RowSample(sample_rows)
+
+    def add(self, first_row: int, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Take the next block of rows.
+
+        Parameters
+        ----------
+        first_row : int
+            Catalogue row of element 0; blocks come in order and without a gap.
+        columns : mapping of str to ndarray, shape (rows,)
+            One array per column of the data model, missing values as the data model writes them.
+
+        Raises
+        ------
+        ValueError
+            If the block does not follow the last one, or its columns differ in length.
+        """
+        if first_row != self.rows:
+            raise ValueError(f"expected a block that starts at row {self.rows}, got one that starts at {first_row}")
+        missing = sorted(facts.name for facts in self.schema.roles.values() if facts.name not in columns)
+        if missing:
+            raise ValueError(
+                f"expected the columns of {self.data_model.name}, these are not there: {', '.join(missing)}"
+            )
+        parts = {role: _part(role, np.asarray(columns[facts.name])) for role, facts in self.schema.roles.items()}
+        lengths = {len(np.asarray(values)) for values in columns.values()}
+        if len(lengths) > 1:
+            raise ValueError(f"expected columns of one length, got lengths {sorted(lengths)}")
+        count = lengths.pop() if lengths else 0
+        flag = parts.get("flag", np.zeros(count, np.int64))
+        status = parts.get("status", np.full(count, -1, np.int64))
+        has_age = np.isfinite(parts["age"]) if "age" in parts else np.zeros(count, bool)
+        self.states.add(status, flag, has_age)
+        self._tally(parts, (flag & self.schema.bad_mask) == 0)
+        rows = np.arange(first_row, first_row + count, dtype=np.int64)
+        for chosen, sample in ((has_age, self._with_age), (~has_age, self._without_age)):
+            sample.add(rows[chosen], {role: values[chosen] for role, values in parts.items()})
+        self.rows += count
+
+    def _tally(self, parts: Mapping[str, NDArray[Any]], good: NDArray[np.bool_]) -> None:
+        values = {role: part[good] for role, part in parts.items() if role in AXES}
+        for role, histogram in self.histograms.items():
+            histogram.add(values[role])
+        for (horizontal, vertical), plane in self.planes.items():
+            plane.add(values[horizontal], values[vertical], values[plane.colour] if plane.colour else None)
+
+    def sample(self) -> dict[str, NDArray[Any]]:
+        """Sampled rows in row order: one array per role, ``row`` and ``priority``."""
+        wanted = int(self.sample_rows * WITH_AGE_SHARE)
+        wanted = max(wanted, self.sample_rows - len(self._without_age))
+        first = self._with_age.take(min(wanted, len(self._with_age)))
+        second = self._without_age.take(self.sample_rows - (len(first["row"]) if first else 0))
+        both = [part for part in (first, second) if part]
+        if not both:
+            return {}
+        merged = {name: np.concatenate([part[name] for part in both]) for name in both[0]}
+        order = np.argsort(merged["row"])
+        return {name: values[order] for name, values in merged.items()}
+
+    def write(self, path: Path, context: ReportContext) -> None:
+        """Write the page; it appears under its name complete or not at all.
+
+        Parameters
+        ----------
+        path : Path
+        context : ReportContext
+
+        Raises
+        ------
+        OSError
+            If the page cannot be written.
+        """
+        from catalogue.report.page import render
+
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(render(self, context), encoding="utf-8")
+        partial.replace(path)
+
+
+def _part(role: str, values: NDArray[Any]) -> NDArray[Any]:
+    """A column in the form in which the page handles its part."""
+    if role in TEXT_ROLES:
+        return values.astype(np.dtypes.StringDType())
+    if role in INTEGER_ROLES:
+        return values.astype(np.int64)
+    return np.asarray(np.ma.filled(values.astype(np.float64), np.nan))

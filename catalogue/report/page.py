@@ -1,0 +1,166 @@
+"""Puts the page together: template, style, scripts, figures and data in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from catalogue.report.collector import ReportCollector
+from catalogue.report.context import ReportContext
+from catalogue.report.example_spectra import ExampleSpectra, read_spectra
+from catalogue.report.figures import Drawn, StaticFigures
+from catalogue.report.payload import Block, facts, sample_block, spectra_block
+from catalogue.report.star_figures import draw_stars
+from catalogue.spectra.primitives import RowStatus
+
+SCRIPTS = ("data.js", "draw.js", "scatter.js", "histogram.js", "star.js", "filters.js", "main.js")
+"""Scripts of the page in the order in which they need one another."""
+
+
+def render(collector: ReportCollector, context: ReportContext) -> str:
+    """The whole page.
+
+    Parameters
+    ----------
+    collector : ReportCollector
+        After the last block.
+    context : ReportContext
+
+    Returns
+    -------
+    str
+        HTML that loads nothing from anywhere.
+    """
+    sample = collector.sample()
+    spectra, without = _spectra(collector, context, sample)
+    stars, pixels = sample_block(sample), Block()
+    examples = None
+    if spectra is not None and len(spectra.rows):
+        pixels = spectra_block(spectra)
+        examples = draw_stars(
+            spectra, sample, collector.schema, "Example spectra",
+            "Flux as observed, in the survey's units, beside the age and mass that the star was given: curves "
+            "drawn from the 16th, 50th and 84th percentiles, the shaded part holds 68 %.",
+        )  # fmt: skip
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_asset("page.html")).render(
+        context=context,
+        collector=collector,
+        survey=collector.survey_title,
+        statuses=_statuses(collector),
+        flags=_flags(collector),
+        with_age=sum(rows for _, _, has_age, rows in collector.states.rows() if has_age),
+        good=_good_rows(collector),
+        sample_size=len(sample.get("row", ())),
+        figures=_figures(collector),
+        examples=examples,
+        without_spectra=without,
+        spectra_count=len(spectra.rows) if spectra is not None else 0,
+        style=Markup(_asset("page.css")),
+        scripts=[Markup(_asset(name)) for name in SCRIPTS],
+        facts=_embedded(facts(collector, spectra)),
+        sample_arrays=_embedded(stars.arrays),
+        sample_block=stars.compressed(),
+        spectra_arrays=_embedded(pixels.arrays),
+        spectra_block=pixels.compressed() if pixels.arrays else "",
+    )
+
+
+def _good_rows(collector: ReportCollector) -> int:
+    bad = collector.schema.bad_mask
+    return sum(rows for _, flag, has_age, rows in collector.states.rows() if has_age and not flag & bad)
+
+
+def _asset(name: str) -> str:
+    return resources.files("catalogue.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _embedded(value: object) -> Markup:
+    """JSON that cannot end the script element that holds it, whatever the strings are."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _spectra(
+    collector: ReportCollector, context: ReportContext, sample: Mapping[str, NDArray[Any]]
+) -> tuple[ExampleSpectra | None, str]:
+    """Example spectra, or None and why there are none: the page is worth writing without them."""
+    if context.spectra is None or not context.example_spectra or "age" not in sample:
+        return None, "no spectra were asked for"
+    wanted = np.isfinite(sample["age"])
+    if "flag" in sample:
+        wanted &= (sample["flag"] & collector.schema.bad_mask) == 0
+    try:
+        spectra = read_spectra(
+            context.spectra, sample["row"][wanted], sample["priority"][wanted], context.example_spectra
+        )
+    except (OSError, ValueError, KeyError) as error:
+        return None, f"the spectra store could not be read: {error}"
+    return spectra, ""
+
+
+def _statuses(collector: ReportCollector) -> list[dict[str, Any]]:
+    known = {int(status): status for status in RowStatus}
+    return [
+        {
+            "value": value,
+            "name": known[value].name if value in known else str(value),
+            "meaning": known[value].meaning if value in known else "a status that this version does not know",
+            "rows": rows,
+        }
+        for value, rows in collector.states.by_status().items()
+        if "status" in collector.schema.roles
+    ]
+
+
+def _flags(collector: ReportCollector) -> list[dict[str, Any]]:
+    return [
+        {
+            "bit": flag.bit,
+            "name": flag.name,
+            "description": flag.description,
+            "level": flag.level,
+            "rows": collector.states.with_bit(flag.bit),
+        }
+        for flag in collector.schema.flags
+    ]
+
+
+def _figures(collector: ReportCollector) -> list[Drawn]:
+    """Static figures of all rows that carry no bit of level bad, as far as the columns allow."""
+    static, schema = StaticFigures(collector), collector.schema
+    planes = (
+        ("teff", "logg", "Teff – log g", "Temperature and surface gravity, coloured by age; both axes run backwards."),
+        ("age", "mass", "Age – mass", "Mass against age, coloured by metallicity."),
+        ("feh", "age", "[Fe/H] – age", "Age against metallicity, coloured by mass."),
+        ("feh", "alpha", "[Fe/H] – [α/M]", "Alpha enhancement against metallicity, coloured by age."),
+        ("snr", "age_error", "Age error – S/N", "Error of the age against the signal-to-noise ratio."),
+    )
+    drawn = [static.plane(x, y, title, caption) for x, y, title, caption in planes if (x, y) in collector.planes]
+    histograms = (
+        ("age", "Ages", "Rows per bin of age"),
+        ("mass", "Masses", "Rows per bin of mass"),
+        ("feh", "Metallicities", "Rows per bin of metallicity"),
+        ("age_error", "Age errors", "Rows per bin of the error of the age"),
+        ("mass_error", "Mass errors", "Rows per bin of the error of the mass"),
+    )
+    for role, title, caption in histograms:
+        if role not in collector.histograms:
+            continue
+        if schema.has(f"{role}_error"):
+            caption += "; the points are what is expected if every row is spread by its own error, with counting errors"
+        drawn.append(static.histogram(role, title, caption + "."))
+    if ("ra", "dec") in collector.planes:
+        drawn.append(static.sky("Sky", "Mollweide projection, right ascension increasing to the left."))
+    return drawn
