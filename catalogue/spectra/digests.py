@@ -39,7 +39,7 @@ class ColumnDigest:
                 self._update_strings(name, values.tolist())
             else:
                 plain = values if isinstance(values, np.ndarray) else values.to_numpy(zero_copy_only=False)
-                self._hash(name).update(memoryview(np.ascontiguousarray(plain)).cast("B"))
+                self._hash(name).update(np.ascontiguousarray(plain).reshape(-1).view(np.uint8).data)
 
     def hexdigest(self) -> str:
         """Digest over everything so far, hexadecimal."""

@@ -19,7 +19,7 @@ from catalogue.spectra.table_source import ParentError, TableSource
 _BLOCK = 2880
 _LARGEST_HEADER = 2000 * _BLOCK
 _FORMAT = re.compile(r"\s*(\d*)([LXBIJKAEDCMPQ])")
-_KINDS = {"L": ("S1", 1), "B": ("u1", 1), "I": (">i2", 2), "J": (">i4", 4), "K": (">i8", 8), "E": (">f4", 4), "D": (">f8", 8)}  # fmt: skip
+_KINDS = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _OPAQUE = {"X": 0.125, "C": 8, "M": 16, "P": 8, "Q": 16}
 _UNSIGNED_OFFSETS = {"B": -128, "I": 1 << 15, "J": 1 << 31, "K": 1 << 63}
 
@@ -100,7 +100,7 @@ class FitsTable(TableSource):
 def _open(path: Path) -> BinaryIO:
     with path.open("rb") as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
-    return igzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]
+    return igzip.open(path, "rb") if compressed else path.open("rb")
 
 
 def _skip(stream: BinaryIO, n_bytes: int, path: Path) -> None:
@@ -149,8 +149,8 @@ def _describe(path: Path, header: Any) -> tuple[list[_Column], np.dtype[Any]]:
         elif code in _OPAQUE:
             width = -(-count // 8) if code == "X" else int(count * _OPAQUE[code])
         else:
-            width = count * _KINDS[code][1]
-            scalar = _KINDS[code][0] if count == 1 else None
+            width = count * np.dtype(_KINDS[code]).itemsize
+            scalar = _KINDS[code] if count == 1 else None
         null = header.get(f"TNULL{i}")
         columns.append(
             _Column(
@@ -178,7 +178,7 @@ def _to_arrow(values: NDArray[Any], column: _Column) -> pa.Array:
         return pa.array(values == b"T", mask=(values != b"T") & (values != b"F"))
     native = values.astype(values.dtype.newbyteorder("="))
     null = None if column.null is None else native == column.null
-    if column.scale == 1 and column.zero == _UNSIGNED_OFFSETS.get(column.code, None):
+    if column.scale == 1 and column.zero == _UNSIGNED_OFFSETS.get(column.code):
         return pa.array(_with_offset(native, column), mask=null)
     if column.scale != 1 or column.zero != 0:
         native = native * float(column.scale) + float(column.zero)

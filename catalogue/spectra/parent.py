@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -154,7 +154,12 @@ def _write(table: TableSource, plan: ImportPlan, survey: Survey, partial: Path, 
 def _schema(plan: ImportPlan, survey: Survey) -> pa.Schema:
     fields = [pa.field(column.name, ARROW_TYPES[column.dtype]) for column in plan.stored]
     fields += [pa.field("path", pa.string()), pa.field("selected", pa.bool_()), pa.field("duplicate_of", pa.int64())]
-    facts = {"survey": survey.name, "key": plan.key, "extra": [c.name for c in plan.stored if c.role == "extra"]}
+    facts = {
+        "survey": survey.name,
+        "key": plan.key,
+        "survey_columns": [column.name for column in plan.stored if column.role == "survey"],
+        "extra_columns": [column.name for column in plan.stored if column.role == "extra"],
+    }
     return pa.schema(fields, metadata={_METADATA: json.dumps(facts).encode()})
 
 
@@ -165,8 +170,8 @@ def _columns_of(
     columns: dict[str, pa.Array] = {}
     for column in plan.columns:
         if column.source is None:
-            fill = missing_value(column.dtype)
-            columns[column.name] = pa.array(np.full(n, fill), ARROW_TYPES[column.dtype]) if column.dtype != "str" else pa.array([""] * n)  # fmt: skip
+            absent = np.full(n, missing_value(column.dtype), numpy_dtype(column.dtype))
+            columns[column.name] = pa.array(absent.tolist(), ARROW_TYPES[column.dtype])
             continue
         try:
             columns[column.name] = convert(block[column.source], column.dtype, survey.null_values)
@@ -270,7 +275,8 @@ def read_parent_columns(parent: Path, names: Sequence[str], start: int, stop: in
     if not 0 <= start <= stop <= metadata.num_rows:
         raise ParentError(f"{parent}: expected rows within 0 to {metadata.num_rows}, asked for {start} to {stop}")
     first = 0
-    groups, offset = [], start
+    groups: list[int] = []
+    offset = start
     for number in range(metadata.num_row_groups):
         rows = metadata.row_group(number).num_rows
         if first < stop and first + rows > start:
@@ -295,7 +301,13 @@ def read_parent_rows(parent: Path, start: int, stop: int, survey: Survey) -> dic
 
 
 def parent_facts(parent: Path) -> dict[str, Any]:
-    """Name of the survey, of the key and of the extra columns (``survey``, ``key``, ``extra``) of an imported table."""
+    """What an imported table is: ``survey``, ``key``, ``survey_columns`` and ``extra_columns``.
+
+    Raises
+    ------
+    ParentError
+        If :func:`import_parent` did not write it.
+    """
     metadata = pq.read_schema(parent).metadata or {}
     if _METADATA not in metadata:
         raise ParentError(f"{parent}: not an imported parent table")
@@ -307,13 +319,6 @@ def parent_row_count(parent: Path) -> int:
     """Rows of an imported table."""
     facts = parent.stat()
     return int(_metadata_of(parent, facts.st_mtime_ns, facts.st_size).num_rows)
-
-
-def iterate_key(parent: Path, key: str) -> Iterator[pa.Array]:
-    """Key column of an imported table, row group by row group."""
-    with pq.ParquetFile(parent) as source:
-        for number in range(source.num_row_groups):
-            yield source.read_row_group(number, columns=[key]).column(0).combine_chunks()
 
 
 @lru_cache(maxsize=4)

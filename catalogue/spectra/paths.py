@@ -141,7 +141,7 @@ def _formatted(field: str, value: object, specification: str) -> str:
 def _as_integer(value: object) -> int:
     if isinstance(value, float | np.floating) and not float(value).is_integer():
         raise ValueError("not an integer")
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    return int(value)  # type: ignore[call-overload]
 
 
 def _is_missing(value: object) -> bool:

@@ -1,8 +1,8 @@
 """Row-aligned Zarr groups: creation, checks, and access to blocks of rows.
 
-``spectra.zarr`` and the predictions are such groups: every array but ``wavelength`` has rows along its first axis, one per
-row of the parent table. Two-dimensional arrays have chunks of ``chunk_rows`` rows and all pixels, per-row arrays of
-``unit_rows`` rows, so that a unit owns whole chunks of all of them.
+``spectra.zarr`` and the predictions are such groups: every array but ``wavelength`` has rows along its first axis,
+one per row of the parent table. Two-dimensional arrays have chunks of ``chunk_rows`` rows and all pixels, per-row
+arrays of ``unit_rows`` rows, so that a unit owns whole chunks of all of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,16 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from catalogue.spectra.primitives import MISSING_INTEGER, RowColumn, RowStatus
+from catalogue.spectra.primitives import GRANULE_ROWS, MISSING_INTEGER, RowColumn, RowStatus
 from catalogue.surveys.base import Survey
 
 LAYOUT_VERSION = 1
-GRANULE_ROWS = 64
-"""Rows in which models compute; chunks are multiples of it."""
 _CHUNK_BYTES = 64 << 20
 _LEAST_CHUNKS = 8
 PIXEL_ARRAYS = ("flux", "ivar", "mask")
 
-# Measured on real spectra with one thread: bit shuffle and LZ4 take flux to 1/1.43 at 2 GB/s in and 4 GB/s out, where Zstandard
-# takes it to 1/1.48 at 0.3 and 1 GB/s. Noise does not compress, whatever the codec.
+# Measured on real spectra with one thread: bit shuffle and LZ4 take flux to 1/1.43 at 2 GB/s in and 4 GB/s out, where
+# Zstandard takes it to 1/1.48 at 0.3 and 1 GB/s. Noise does not compress, whatever the codec.
 _PIXEL_CODEC = BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle")
 _NUMBER_CODEC = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
 _STRING_CODEC = ZstdCodec(level=3)
@@ -65,12 +64,11 @@ def choose_unit_rows(n_rows: int, chunk_rows: int, most_units: int = 2000) -> in
 
 
 def create_store(path: Path, survey: Survey, n_rows: int, chunk_rows: int, unit_rows: int, key: str) -> None:
-    """Create an empty ``spectra.zarr``; it appears complete or not at all.
+    """Create an empty ``spectra.zarr``, replacing any other; it appears complete or not at all.
 
     Parameters
     ----------
     path : Path
-        Must not exist.
     survey : Survey
     n_rows : int
     chunk_rows : int
@@ -83,15 +81,13 @@ def create_store(path: Path, survey: Survey, n_rows: int, chunk_rows: int, unit_
     Raises
     ------
     StoreError
-        If ``path`` exists or the numbers do not fit one another.
+        If the numbers do not fit one another.
     """
     if chunk_rows < 1 or chunk_rows % GRANULE_ROWS or unit_rows < 1 or unit_rows % chunk_rows:
         raise StoreError(
             f"expected chunk_rows to be a multiple of {GRANULE_ROWS} and unit_rows one of chunk_rows, "
             f"found {chunk_rows} and {unit_rows}"
         )
-    if path.exists():
-        raise StoreError(f"{path}: exists already")
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     group = zarr.create_group(partial, zarr_format=3)
@@ -114,8 +110,7 @@ def create_store(path: Path, survey: Survey, n_rows: int, chunk_rows: int, unit_
     for column in _bookkeeping_columns() + _row_columns(survey, key):
         _create_row_array(group, column, n_rows, unit_rows)
     _describe_status(group["status"])
-    _consolidate(partial)
-    partial.rename(path)
+    _finish(partial, path)
 
 
 def create_row_arrays(
@@ -127,8 +122,8 @@ def create_row_arrays(
 ) -> None:
     """Create a group of per-row arrays, or bring an existing one to ``n_rows`` rows.
 
-    Values stay when rows are added; a group with other columns, types or chunks is replaced, since its values are
-    of no use.
+    Values stay when rows are added; a group with other columns, types, chunks or attributes is replaced, since its
+    values are of no use.
 
     Parameters
     ----------
@@ -148,9 +143,7 @@ def create_row_arrays(
     group.attrs.update({**(attributes or {}), "n_rows": n_rows, "unit_rows": unit_rows})
     for column in columns:
         _create_row_array(group, column, n_rows, unit_rows)
-    _consolidate(partial)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    _finish(partial, path)
 
 
 def open_store(path: Path, mode: str = "r") -> zarr.Group:
@@ -162,9 +155,10 @@ def open_store(path: Path, mode: str = "r") -> zarr.Group:
         If it is missing or of another layout.
     """
     try:
-        group = zarr.open_group(path, mode=mode, zarr_format=3)  # type: ignore[arg-type]
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        raise StoreError(f"{path}: not a row-aligned store: {error}") from error
+        changed_ns = (path / "zarr.json").stat().st_mtime_ns
+        group = _opened(str(path), mode, changed_ns)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
+        raise StoreError(f"{path}: expected a Zarr group, found none: {error}") from error
     version = group.attrs.get("layout_version", LAYOUT_VERSION)
     if version != LAYOUT_VERSION:
         raise StoreError(f"{path}: expected layout version {LAYOUT_VERSION}, found {version}")
@@ -223,8 +217,7 @@ def write_rows(store: Path | zarr.Group, values: Mapping[str, NDArray[Any]], sta
         if stop == start:
             continue
         # Missing chunks of pixels save files; a missing chunk of per-row values would look like "never written".
-        config = {"write_empty_chunks": array.ndim == 1}
-        array.with_config(config)[start:stop] = rows
+        array.with_config({"write_empty_chunks": array.ndim == 1})[start:stop] = rows
 
 
 def check_alignment(array: zarr.Array, start: int, stop: int) -> None:
@@ -257,7 +250,7 @@ def _bookkeeping_columns() -> list[RowColumn]:
         RowColumn("status", "uint8", "", "What became of the row"),
         RowColumn("reason", "str", "", "Why the row has no usable spectrum, expected and found"),
         RowColumn("file_size", "int64", "byte", "Size of the file when it was read"),
-        RowColumn("file_mtime_ns", "int64", "ns", "Modification time of the file when it was read, since 1970"),
+        RowColumn("file_mtime_ns", "int64", "1e-9 s", "Modification time of the file when it was read, since 1970"),
     ]
 
 
@@ -355,13 +348,21 @@ def _resized(path: Path, columns: Sequence[Any], n_rows: int, unit_rows: int, at
     if not same or any(array.chunks != (unit_rows,) for array in arrays.values()):
         return False
     facts = {**attributes, "n_rows": n_rows, "unit_rows": unit_rows}
-    if dict(group.attrs) == facts and all(array.shape == (n_rows,) for array in arrays.values()):
+    if {**group.attrs, "n_rows": n_rows} != facts:
+        return False
+    if group.attrs["n_rows"] == n_rows and all(array.shape == (n_rows,) for array in arrays.values()):
         return True
     for array in arrays.values():
         array.resize((n_rows,))
     group.attrs.put(facts)
     _consolidate(path)
     return True
+
+
+@lru_cache(maxsize=16)
+def _opened(path: str, mode: str, changed_ns: int) -> zarr.Group:
+    # The metadata's time is part of the cache's key, so that a store that was replaced or resized is opened anew.
+    return zarr.open_group(path, mode=mode, zarr_format=3)  # type: ignore[arg-type]
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:
@@ -372,6 +373,13 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
     if not isinstance(found, zarr.Array):
         raise StoreError(f"{group.store_path}: expected an array {name}, found {', '.join(sorted(group.array_keys()))}")
     return found
+
+
+def _finish(partial: Path, path: Path) -> None:
+    """Consolidate a complete group and give it its name."""
+    _consolidate(partial)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
 
 
 def _consolidate(path: Path) -> None:

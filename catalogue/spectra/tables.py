@@ -78,8 +78,8 @@ class ParquetTable(TableSource):
 class TextTable(TableSource):
     """Delimited text with a line of column names, behind any lines that start with ``#``.
 
-    The delimiter is the one of comma, tab, bar and semicolon that occurs most often in the line of names. Values arrive as
-    strings, so that a 64-bit identifier never passes through floating point.
+    The delimiter is the one of comma, tab, bar and semicolon that occurs most often in the line of names. Values
+    arrive as strings, so that a 64-bit identifier never passes through floating point.
 
     Raises
     ------
@@ -139,7 +139,7 @@ class TextTable(TableSource):
 def _open(path: Path) -> BinaryIO:
     with path.open("rb") as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
-    return igzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]
+    return igzip.open(path, "rb") if compressed else path.open("rb")
 
 
 def _decoded(values: pa.Array) -> pa.Array:

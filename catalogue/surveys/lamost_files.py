@@ -17,7 +17,6 @@ from __future__ import annotations
 import enum
 import io
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -57,20 +56,20 @@ class FileContent:
     Attributes
     ----------
     layout : Layout
+    cards : dict
+        Values of :data:`CARDS` in the primary header, None where there is none.
     flux, ivar, third, andmask, ormask : ndarray of shape (n,)
         Big-endian float32 views where the file was read by position. ``third`` is the wavelength in Å, or the flux
         over a continuum.
-    cards : dict
-        Values of :data:`CARDS` in the primary header, None where there is none.
     """
 
     layout: Layout
+    cards: dict[str, CardValue]
     flux: NDArray[np.floating]
     ivar: NDArray[np.floating]
     third: NDArray[np.floating]
     andmask: NDArray[np.floating]
     ormask: NDArray[np.floating]
-    cards: dict[str, CardValue]
 
 
 def parse_by_position(content: bytes, name: str) -> FileContent:
@@ -106,7 +105,7 @@ def parse_by_position(content: bytes, name: str) -> FileContent:
     else:
         raise SpectrumError(RowStatus.WRONG_SHAPE, f"{name}: expected an image of 2 axes or none, found NAXIS = {axes}")
     cards = {keyword: card_value(header, f"{keyword:<8}".encode()) for keyword in CARDS}
-    return FileContent(layout, *vectors, cards)
+    return FileContent(layout, cards, *vectors)
 
 
 def parse_with_astropy(content: bytes, name: str) -> FileContent:
@@ -202,12 +201,12 @@ def _from_hdus(hdus: Any, name: str) -> FileContent:
     for hdu in hdus:
         _require_data(hdu, name)
     if header["NAXIS"] == 0:
-        return FileContent(Layout.COADD, *_coadd_vectors(hdus, name), cards)
+        return FileContent(Layout.COADD, cards, *_coadd_vectors(hdus, name))
     image = hdus[0].data
     if image is None or image.ndim != 2 or image.shape[0] != IMAGE_ROWS:
         found = None if image is None else image.shape
         raise SpectrumError(RowStatus.WRONG_SHAPE, f"{name}: expected an image (5, N), found {found}")
-    return FileContent(Layout.FIVE_ROWS, *image, cards)
+    return FileContent(Layout.FIVE_ROWS, cards, *image)
 
 
 def _require_data(hdu: Any, name: str) -> None:
@@ -221,9 +220,8 @@ def _require_data(hdu: Any, name: str) -> None:
 
 
 def _coadd_vectors(hdus: Any, name: str) -> list[NDArray[np.floating]]:
-    names: Callable[[Any], set[str]] = lambda hdu: {column.upper() for column in hdu.columns.names}  # noqa: E731
     for hdu in hdus[1:]:
-        if hasattr(hdu, "columns") and set(_VECTORS) <= names(hdu):
+        if hasattr(hdu, "columns") and set(_VECTORS) <= {column.upper() for column in hdu.columns.names}:
             break
     else:
         raise SpectrumError(

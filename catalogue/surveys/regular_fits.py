@@ -19,6 +19,7 @@ from catalogue.spectra.primitives import RowStatus, SpectrumError
 BLOCK = 2880
 CARD = 80
 _END = b"END" + b" " * 77
+_ISAL_ERROR: type[Exception] = igzip_lib.error  # type: ignore[assignment]
 _GZIP_MAGIC = b"\x1f\x8b"
 _NUMBER = re.compile(rb" *([+-]?(?:\d+\.?\d*|\.\d+)(?:[EeDd][+-]?\d+)?) *(?:/|$)")
 _STRING = re.compile(rb" *'((?:[^']|'')*)' *(?:/|$)")
@@ -88,7 +89,7 @@ def _gunzip(content: bytes, name: str, limit: int) -> bytes:
             member = decompressor.decompress(content, first)
             if not decompressor.eof and len(member) == first:
                 member += decompressor.decompress(b"", room + 1 - len(member))
-        except igzip_lib.IsalError as error:
+        except _ISAL_ERROR as error:
             raise _gzip_error(content, name, error) from error
         if len(member) > room:
             raise SpectrumError(RowStatus.UNREADABLE, f"{name}: decompresses to more than {limit} bytes")

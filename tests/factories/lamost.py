@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,12 +176,11 @@ def write_survey(
 
 def write_parent_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = PARENT_COLUMNS) -> Path:
     """Write rows as CSV, compressed if ``path`` ends in ``.gz``; absent values are empty."""
-    opened = gzip.open(path, "wt", newline="") if path.suffix == ".gz" else path.open("w", newline="")
-    with opened as stream:
-        writer = csv.DictWriter(stream, columns, restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return _write(path, stream.getvalue().encode(), compresslevel=1)
 
 
 def damage(path: Path, kind: int) -> None:
