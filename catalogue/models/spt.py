@@ -33,14 +33,9 @@ from catalogue.models.base import (
 )
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
 from catalogue.models.components import ComponentInputs, ComponentSettings, fit_components
-from catalogue.models.dropout import (
-    Dropout,
-    DropoutPasses,
-    correlation,
-    map_granules,
-    mixture_percentiles,
-    reduce,
-)
+from catalogue.models.dropout import Dropout, DropoutPasses
+from catalogue.models.granules import map_granules
+from catalogue.models.moments import correlation, mixture_percentiles, reduce
 from catalogue.models.preprocessing import GridSettings, redshift
 from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
 
@@ -197,7 +192,9 @@ class SpectralTransformer(Model, Trainable):
             part = slice(index * rows, min((index + 1) * rows, len(batch)))
             if batch.usable[part].any():
                 count = part.stop - part.start
-                padded = [_pad(x[part], rows) for x in (batch.flux, batch.ivar, batch.mask, shifts)]
+                # A survey may extend its lattice after a bundle was made; pixels keep their numbers.
+                spectra = (x[part, : engine.n_pixels] for x in (batch.flux, batch.ivar, batch.mask))
+                padded = [_pad(x, rows) for x in (*spectra, shifts[part])]
                 values = engine(*padded)[:, :count]
                 results[:, part] = np.where(batch.usable[part], values, np.nan)
 
@@ -301,6 +298,7 @@ class _Engine:
         cpu = model._cpu_inputs
         self.inputs = ComponentInputs(cpu._settings, cpu.learnt, device) if on_gpu else cpu
         network = copy.deepcopy(model._network) if on_gpu else model._network
+        self.n_pixels = cpu._settings.grid.n_pixels
         self.passes = DropoutPasses(network, (self.inputs.n_features,), passes, seed, device)
         self.covariance = model.architecture.covariance
         as_tensor = lambda x: torch.tensor(x, dtype=torch.float64, device=device)  # noqa: E731
