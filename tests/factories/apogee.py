@@ -14,6 +14,9 @@ from catalogue.models.apogee_inputs import ApogeeInputs, ApogeeInputSettings
 from catalogue.models.astronn_bcnn import AstroNNBayesian
 from catalogue.models.base import LabelScale, SpectraBatch
 from catalogue.models.bundle import Bundle, Description
+from catalogue.models.latent_age import latent_bundle
+from catalogue.models.latent_forest import AgeForest, ForestSettings
+from catalogue.models.latent_network import LatentArchitecture, LatentNetwork
 
 N_PIXELS = 8575
 CHIPS = ((246, 3274), (3585, 6080), (6344, 8335))
@@ -140,3 +143,38 @@ def flat_inputs(normalisation: str) -> ApogeeInputs:
         np.full(N_NETWORK_PIXELS, 0.95, np.float32),
         np.full(N_NETWORK_PIXELS, spread, np.float32),
     )
+
+
+def tiny_latent(path: Path, seed: int = 0, with_forest: bool = True) -> Bundle:
+    """A random encoder-decoder with few filters and, on top, a forest of ten small trees."""
+    torch.manual_seed(seed)
+    sizes = {"encoder_filters": (2, 3), "decoder_depth": 2, "decoder_filters": (2, 2), "decoder_kernel": 8}
+    architecture = LatentArchitecture(bottleneck=4, decoder_start=8, n_frequencies=32, **sizes)
+    description = Description(
+        kind="latent_age",
+        name="tiny",
+        version="0",
+        survey="apogee",
+        grid="apogee",
+        labels=(),
+        architecture=architecture.model_dump(mode="json"),
+    )
+    forest = tiny_age_forest(seed) if with_forest else None
+    return latent_bundle(path, description, flat_inputs("standardise"), LatentNetwork(architecture), forest)
+
+
+def tiny_age_forest(seed: int = 0, **settings) -> AgeForest:
+    """Trained on 200 random stars of which the sixth feature, Teff, tells the age."""
+    features, error, log_age, log_age_error = age_training_set(seed)
+    return AgeForest.train(features, error, log_age, log_age_error, ForestSettings(**{"trees": 10, **settings}), seed)
+
+
+def age_training_set(seed: int = 0, n: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Features (z0..z4, Teff, [Fe/H]), their errors, log age and its error."""
+    random = np.random.default_rng(seed)
+    features = random.standard_normal((n, 7))
+    features[:, 5] = 4700 + 200 * features[:, 5]
+    features[:, 6] *= 0.3
+    log_age = 0.6 - 0.001 * (features[:, 5] - 4700) + 0.05 * random.standard_normal(n)
+    error = np.broadcast_to([0.05] * 5 + [20.0, 0.02], features.shape)
+    return features, error, log_age, np.full(n, 0.05)
