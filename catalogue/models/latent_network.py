@@ -172,7 +172,7 @@ def frequency_weight(frequency: NDArray[np.floating], numax: NDArray[np.floating
 def frequency_grid(n: int = 2092) -> NDArray[np.float64]:
     """Bin centres in μHz of the rebinned power spectrum, from 2 to 269.
 
-    Bins are a fiftieth of the large separation wide; the width follows 0.268 ν^0.758/50.35855 [measured on the published
+    Bins are a fiftieth of the large separation wide: 0.268 ν^0.758/50.35855 μHz [measured on the published
     grid, which this follows to 1e-5].
     """
     frequency = np.empty(n)
