@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from catalogue.datamodels import DataModel
+from catalogue.datamodels import DataModel, numpy_dtype
 from catalogue.models import model_class
 from catalogue.pipeline.faults import fault_point
 from catalogue.pipeline.manifest import Manifest
@@ -166,6 +166,9 @@ def _stream(
         collector.add(start, columns)
         rows = units[0].stop
         on_rows(rows - start)
+    if not manifest.n_rows:
+        # An empty parent table gives an empty catalogue, and everybody is still shown its columns.
+        collector.add(0, {column.name: np.empty(0, numpy_dtype(column.dtype)) for column in product.columns})
     if rows != manifest.n_rows:
         raise MergeRefused(f"{product.name}: expected {manifest.n_rows} rows, found {rows}")
 
