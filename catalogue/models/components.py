@@ -13,7 +13,7 @@ from torch import Tensor
 
 from catalogue.models.base import NetworkInputs, PreparedSpectra, SpectraBatch
 from catalogue.models.dense import Dense
-from catalogue.models.dropout import map_granules
+from catalogue.models.granules import map_granules
 from catalogue.models.preprocessing import Preprocessing, PreprocessingSettings, redshift
 from catalogue.spectra.primitives import GRANULE_ROWS
 

@@ -193,11 +193,13 @@ class Preprocessing:
         Raises
         ------
         ValueError
-            If the arrays are not on the bundle's grid.
+            If the arrays have fewer pixels than the bundle's grid.
         """
         grid = self.settings.grid
-        if flux.shape[1] != grid.n_pixels:
+        if flux.shape[1] < grid.n_pixels:
             raise ValueError(f"expected {grid.n_pixels} pixels of grid {grid.name!r}, found {flux.shape[1]}")
+        # a survey may extend its lattice after a bundle was made: pixels keep their numbers
+        flux, ivar, mask = (values[:, : grid.n_pixels] for values in (flux, ivar, mask))
         known = np.isfinite(redshift) & (redshift > -1.0)
         shift = np.log10(1.0 + np.where(known, redshift, 0.0)) / grid.log10_step
         values, variance = self._rest_frame(flux, ivar, mask, shift)

@@ -192,9 +192,7 @@ class SpectralTransformer(Model, Trainable):
             part = slice(index * rows, min((index + 1) * rows, len(batch)))
             if batch.usable[part].any():
                 count = part.stop - part.start
-                # A survey may extend its lattice after a bundle was made; pixels keep their numbers.
-                spectra = (x[part, : engine.n_pixels] for x in (batch.flux, batch.ivar, batch.mask))
-                padded = [_pad(x, rows) for x in (*spectra, shifts[part])]
+                padded = [_pad(x[part], rows) for x in (batch.flux, batch.ivar, batch.mask, shifts)]
                 values = engine(*padded)[:, :count]
                 results[:, part] = np.where(batch.usable[part], values, np.nan)
 
@@ -298,7 +296,6 @@ class _Engine:
         cpu = model._cpu_inputs
         self.inputs = ComponentInputs(cpu._settings, cpu.learnt, device) if on_gpu else cpu
         network = copy.deepcopy(model._network) if on_gpu else model._network
-        self.n_pixels = cpu._settings.grid.n_pixels
         self.passes = DropoutPasses(network, (self.inputs.n_features,), passes, seed, device)
         self.covariance = model.architecture.covariance
         as_tensor = lambda x: torch.tensor(x, dtype=torch.float64, device=device)  # noqa: E731

@@ -12,7 +12,7 @@ from catalogue.models.bundle import Bundle, Description
 from catalogue.models.spt import SpectralTransformer
 from catalogue.spectra.primitives import PixelGrid
 
-LAMOST_GRID = PixelGrid("lamost-lrs", 3909, 3.5682, 1e-4)
+LAMOST_GRID = PixelGrid("lamost-lrs", 4096, 3.5682, 1e-4)
 """The numbers of the survey's grid, repeated so that tests of models need no survey."""
 
 TINY_PREPROCESSING = {
