@@ -13,7 +13,7 @@ from catalogue.datamodels import DataModel
 from catalogue.report.context import ReportContext
 from catalogue.report.sample import RowSample
 from catalogue.report.schema import INTEGER_ROLES, TEXT_ROLES, ReportSchema, schema_of
-from catalogue.report.tallies import AXES, PLANES, Histogram, Plane, StateCounts
+from catalogue.report.tallies import AXES, HISTOGRAMS, PLANES, Histogram, Plane, StateCounts
 
 WITH_AGE_SHARE = 0.75
 """Share of the sample that goes to rows with an age where there are enough of both kinds."""
@@ -41,7 +41,7 @@ class ReportCollector:
         self.sample_rows = sample_rows
         self.rows = 0
         self.states = StateCounts()
-        self.histograms = {role: Histogram(AXES[role]) for role in AXES if self.schema.has(role)}
+        self.histograms = {role: Histogram(AXES[role]) for role in HISTOGRAMS if self.schema.has(role)}
         self.planes = {
             (horizontal, vertical): Plane(AXES[horizontal], AXES[vertical], colour if self.schema.has(colour) else "")
             for horizontal, vertical, colour in PLANES

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from catalogue.report.schema import readable_unit
 from catalogue.spectra.primitives import is_usable
 
 MOST_CHUNKS = 16
@@ -102,8 +103,8 @@ def read_spectra(path: Path, candidates: NDArray[np.int64], priority: NDArray[np
         np.asarray(wavelength[:], np.float64),
         np.where(known, values, np.nan).astype(np.float32),
         error.astype(np.float32),
-        str(wavelength.attrs.get("units", "Angstrom")),
-        str(flux.attrs.get("units", "")),
+        readable_unit(str(wavelength.attrs.get("units", "Angstrom"))),
+        readable_unit(str(flux.attrs.get("units", ""))),
     )
 
 

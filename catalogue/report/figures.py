@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorizer import ColorizingArtist
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from catalogue.report.collector import ReportCollector
@@ -63,6 +65,22 @@ def finite_range(*arrays: NDArray[np.floating]) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
+def colour_range(values: NDArray[np.floating]) -> tuple[float, float]:
+    """Ends of a colour scale: the outermost fiftieth of the values does not stretch it."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0, 1.0
+    low, high = np.percentile(finite, [2, 98])
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
+
+
+def plain_powers(axis: MatplotlibAxis) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, written out."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 class StaticFigures:
     """Draws every figure that the columns of a catalogue allow.
 
@@ -111,7 +129,7 @@ class StaticFigures:
         colour = np.asarray(self.sample[plane.colour], float)
         known = np.isfinite(colour)
         axes.scatter(first[~known], second[~known], s=size, c=GREY, alpha=0.5, linewidths=0)
-        low, high = finite_range(colour)
+        low, high = colour_range(colour)
         return axes.scatter(
             first[known], second[known], s=size, c=colour[known], cmap=COLOUR_MAPS[plane.colour], vmin=low, vmax=high,
             linewidths=0,
@@ -131,18 +149,19 @@ class StaticFigures:
             return axes.pcolormesh(x, y, shown, cmap=COLOUR_MAPS[""], norm="log" if counts.any() else None)
         axes.pcolormesh(x, y, np.where(counts > 0, 0.5, np.nan), cmap="Greys", vmin=0, vmax=2)
         mean = plane.mean().T
-        low, high = finite_range(mean)
+        low, high = colour_range(mean)
         return axes.pcolormesh(x, y, mean, cmap=COLOUR_MAPS[plane.colour], vmin=low, vmax=high)
 
     def _frame(self, axes: Axes, plane: Plane, first: NDArray[np.floating], second: NDArray[np.floating]) -> None:
         both = np.isfinite(first) & np.isfinite(second)
-        for axis, values, scale, limits in (
-            (plane.horizontal, first[both], axes.set_xscale, axes.set_xlim),
-            (plane.vertical, second[both], axes.set_yscale, axes.set_ylim),
+        for axis, values, scale, limits, drawn in (
+            (plane.horizontal, first[both], axes.set_xscale, axes.set_xlim, axes.xaxis),
+            (plane.vertical, second[both], axes.set_yscale, axes.set_ylim, axes.yaxis),
         ):
             if axis.logarithmic:
                 positive = values[values > 0]
                 scale("log")
+                plain_powers(drawn)
                 low, high = finite_range(np.log10(positive)) if len(positive) else (axis.low, axis.high)
                 limits(10**low, 10**high)
             else:
@@ -165,24 +184,25 @@ class StaticFigures:
             return Drawn(f"histogram-{role}", title, caption, encode(figure))
 
     def _steps(self, axes: Axes, histogram: Histogram) -> None:
-        role, edges = histogram.axis.role, histogram.axis.edges()
+        role, (edges, counts) = histogram.axis.role, histogram.for_display()
         if histogram.axis.logarithmic:
             axes.set_xscale("log")
-        axes.stairs(histogram.counts, edges, color=BLUE, fill=True, alpha=0.35)
-        axes.stairs(histogram.counts, edges, color=BLUE, linewidth=1.2, label="rows")
-        occupied = np.flatnonzero(histogram.counts)
-        low, high = (occupied[0], occupied[-1] + 1) if len(occupied) else (0, histogram.axis.bins)
-        if f"{role}_error" in self.sample and histogram.counts.sum():
+            plain_powers(axes.xaxis)
+        axes.stairs(counts, edges, color=BLUE, fill=True, alpha=0.35)
+        axes.stairs(counts, edges, color=BLUE, linewidth=1.2, label="rows")
+        occupied = np.flatnonzero(counts)
+        low, high = (occupied[0], occupied[-1] + 1) if len(occupied) else (0, len(counts))
+        if f"{role}_error" in self.sample and counts.any():
             values, errors = (np.asarray(self.sample[name], float) for name in (role, f"{role}_error"))
             expected = expected_counts(values, errors, edges)
-            weight = histogram.counts.sum() / max(np.isfinite(values).sum(), 1)
+            weight = counts.sum() / max(np.isfinite(values).sum(), 1)
             centres = 0.5 * (edges[1:] + edges[:-1])
             seen = expected > 0.05
             axes.errorbar(
                 centres[seen], weight * expected[seen], weight * np.sqrt(expected[seen]), fmt="o", color=ORANGE,
                 markersize=3, linewidth=1, label="spread by each row's error",
             )  # fmt: skip
-        axes.set_xlim(edges[max(low - 1, 0)], edges[min(high + 1, histogram.axis.bins)])
+        axes.set_xlim(edges[max(low - 1, 0)], edges[min(high + 1, len(counts))])
 
     def sky(self, title: str, caption: str) -> Drawn:
         """Sky map in a Mollweide projection, right ascension increasing to the left."""

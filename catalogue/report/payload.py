@@ -60,7 +60,7 @@ def facts(collector: ReportCollector, spectra: ExampleSpectra | None) -> dict[st
     return {
         "rows": collector.rows,
         "roles": {
-            role: {"name": column.name, "unit": column.unit, "description": column.description}
+            role: {"name": column.name, "unit": column.unit, "label": schema.label(role)}
             for role, column in schema.roles.items()
         },
         "flags": [
@@ -71,7 +71,7 @@ def facts(collector: ReportCollector, spectra: ExampleSpectra | None) -> dict[st
         "states": [[status, flag, int(has_age), rows] for status, flag, has_age, rows in collector.states.rows()],
         "colours": {role: colour_table(name) for role, name in COLOUR_MAPS.items()},
         "bins": {
-            role: {"edges": histogram.axis.edges().tolist(), "logarithmic": histogram.axis.logarithmic}
+            role: {"edges": histogram.for_display()[0].tolist(), "logarithmic": histogram.axis.logarithmic}
             for role, histogram in collector.histograms.items()
         },
         "spectra": None

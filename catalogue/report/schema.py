@@ -34,6 +34,20 @@ ROLE_NAMES: dict[str, tuple[str, ...]] = {
 }
 """Names, in order of preference and compared without case, by which a column that states no role is taken for one."""
 
+AXIS_WORDS = {
+    "teff": "Teff",
+    "logg": "log g",
+    "feh": "[Fe/H]",
+    "alpha": "[α/M]",
+    "age": "age",
+    "mass": "mass",
+    "age_error": "age error",
+    "mass_error": "mass error",
+    "ra": "right ascension",
+    "dec": "declination",
+}
+_UNIT_SIGNS = {"solMass": "M☉", "solRad": "R☉", "Angstrom": "Å", "1": ""}
+
 TEXT_ROLES = frozenset({"key", "class", "subclass"})
 INTEGER_ROLES = frozenset({"flag", "status"})
 
@@ -86,9 +100,16 @@ class ReportSchema:
         return all(role in self.roles for role in roles)
 
     def label(self, role: str) -> str:
-        """Axis label: the column's name and its unit."""
+        """Axis label: what the quantity is and its unit."""
         facts = self.roles[role]
-        return f"{facts.name} [{facts.unit}]" if facts.unit else facts.name
+        words = AXIS_WORDS.get(role, facts.name)
+        words = f"S/N ({facts.name})" if role == "snr" else words
+        return f"{words} [{facts.unit}]" if facts.unit else words
+
+
+def readable_unit(unit: str) -> str:
+    """A FITS unit string as one writes it on an axis."""
+    return _UNIT_SIGNS.get(unit, unit)
 
 
 def find_roles(columns: Sequence[ColumnFacts]) -> dict[str, ColumnFacts]:
@@ -120,7 +141,9 @@ def schema_of(data_model: DataModel) -> ReportSchema:
     data_model : DataModel
         A column plays the role that it states; roles that no column states are found by name.
     """
-    columns = [ColumnFacts(column.name, column.unit, column.description) for column in data_model.columns]
+    columns = [
+        ColumnFacts(column.name, readable_unit(column.unit), column.description) for column in data_model.columns
+    ]
     stated = {column.role: facts for column, facts in zip(data_model.columns, columns, strict=True) if column.role}
     flags = tuple(FlagFacts(flag.bit, flag.name, flag.description, flag.level) for flag in data_model.flags)
     return ReportSchema({**find_roles(columns), **stated}, flags)

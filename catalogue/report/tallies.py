@@ -46,19 +46,22 @@ AXES: dict[str, Axis] = {
     axis.role: axis
     for axis in (
         Axis("age", 0.0, 20.0, 80),
-        Axis("age_error", -2.0, 1.5, 70, logarithmic=True),
+        Axis("age_error", -2.0, 1.5, 72, logarithmic=True),
         Axis("mass", 0.0, 5.0, 100),
         Axis("mass_error", -3.0, 1.0, 80, logarithmic=True),
         Axis("teff", 3000.0, 10000.0, 140),
         Axis("logg", -1.0, 6.0, 140),
         Axis("feh", -3.0, 1.0, 80),
         Axis("alpha", -0.5, 1.0, 60),
-        Axis("snr", 0.0, 3.5, 70, logarithmic=True),
+        Axis("snr", 0.0, 3.5, 72, logarithmic=True),
         Axis("ra", 0.0, 360.0, 180),
         Axis("dec", -90.0, 90.0, 90),
     )
 }
 """Bins in which all rows are counted: wide enough for giants of any survey; what falls outside is counted and said."""
+
+HISTOGRAMS = ("age", "mass", "feh", "age_error", "mass_error")
+"""Quantities whose histograms are drawn; the numbers of their bins are multiples of 4."""
 
 PLANES: tuple[tuple[str, str, str], ...] = (
     ("teff", "logg", "age"),
@@ -87,6 +90,12 @@ class Histogram:
         self.below += int(counts[0])
         self.above += int(counts[-1])
         self.counts += counts[1:-1]
+
+    def for_display(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Edges and counts of bins as wide as the number of rows asks for: two or four make one if rows are few."""
+        rows = int(self.counts.sum())
+        factor = 1 if rows >= 2000 else 2 if rows >= 300 else 4
+        return self.axis.edges()[::factor], self.counts.reshape(-1, factor).sum(axis=1)
 
 
 class Plane:

@@ -30,8 +30,7 @@ function spectra() {
 }
 
 function label(role) {
-  const { name, unit } = facts.roles[role];
-  return unit ? `${name} [${unit}]` : name;
+  return facts.roles[role].label;
 }
 
 function show(value, role = "") {

@@ -40,6 +40,14 @@ function bulk(values) {
   return [low - margin, high + margin];
 }
 
+// Ends of a colour scale: the outermost fiftieth of the values does not stretch it.
+function colourRange(values) {
+  const finite = Float64Array.from(values).filter(Number.isFinite).sort();
+  if (!finite.length) return [0, 1];
+  const low = finite[Math.floor(0.02 * (finite.length - 1))], high = finite[Math.ceil(0.98 * (finite.length - 1))];
+  return high > low ? [low, high] : [low - 0.5, low + 0.5];
+}
+
 class Canvas {
   constructor(host, ratio, redraw) {
     this.element = host.appendChild(document.createElement("canvas"));
@@ -70,12 +78,17 @@ class Canvas {
     this.pen.globalAlpha = 1;
   }
 
-  text(words, x, y, { align = "center", base = "middle", colour = SOFT, turn = 0 } = {}) {
+  text(words, x, y, { align = "center", base = "middle", colour = SOFT, turn = 0, halo = false } = {}) {
     this.pen.save();
     this.pen.translate(x, y);
     this.pen.rotate(turn);
     this.pen.textAlign = align;
     this.pen.textBaseline = base;
+    if (halo) {
+      this.pen.strokeStyle = "rgb(255 255 255 / 0.85)";
+      this.pen.lineWidth = 4;
+      this.pen.strokeText(words, 0, 0);
+    }
     this.pen.fillStyle = colour;
     this.pen.fillText(words, 0, 0);
     this.pen.restore();
@@ -112,13 +125,13 @@ class Frame {
     const value = (axis, at) => (axis.logarithmic ? 10 ** at : at);
     pen.strokeStyle = LINE;
     pen.beginPath();
-    for (const [at, words] of ticks(this.x, (right - left) / 75)) {
+    for (const [at, words] of ticks(this.x, Math.max(3, (right - left) / 75))) {
       const place = this.across(value(this.x, at));
       pen.moveTo(place, top);
       pen.lineTo(place, bottom);
       canvas.text(words, place, bottom + 14);
     }
-    for (const [at, words] of this.y.hidden ? [] : ticks(this.y, (bottom - top) / 45)) {
+    for (const [at, words] of this.y.hidden ? [] : ticks(this.y, Math.max(3, (bottom - top) / 45))) {
       const place = this.up(value(this.y, at));
       pen.moveTo(left, place);
       pen.lineTo(right, place);

@@ -65,7 +65,8 @@ class Histogram {
     const axis = { low: edges[Math.max(0, first - 1)], high: edges[Math.min(counts.length, last + 2)], label: label(this.role) };
     const frame = new Frame(this.canvas, axis, { low: 0, high: 1.06 * tallest, label: this.name });
     this.canvas.clear();
-    if (this.bins.logarithmic) axis.logarithmic = true;
+    // Edges are in dex already: only the ticks are to be written as powers.
+    axis.logarithmic = this.bins.logarithmic;
     frame.draw();
     axis.logarithmic = false;
     frame.clip();

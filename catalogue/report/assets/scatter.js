@@ -12,7 +12,7 @@ class Scatter {
     this.places = [new Float32Array(this.size), new Float32Array(this.size)];
     this.x = this.axis(spec.x, spec.invertX);
     this.y = this.axis(spec.y, spec.invertY);
-    if (spec.colour) [this.low, this.high] = bulk(sample[spec.colour]);
+    if (spec.colour) [this.low, this.high] = colourRange(sample[spec.colour]);
     this.listen();
   }
 
@@ -132,7 +132,7 @@ class Scatter {
       this.ring(this.cursor, radius + 4);
     }
     pen.restore();
-    if (this.spec.colour) this.scale(frame);
+    this.finish(frame);
   }
 
   points(radius, alpha) {
@@ -163,7 +163,9 @@ class Scatter {
     pen.stroke();
   }
 
-  scale(frame) {
+  // The colour scale.
+  finish(frame) {
+    if (!this.spec.colour) return;
     const { canvas } = this, { pen } = canvas, table = facts.colours[this.spec.colour];
     const left = frame.right + 14, tall = frame.bottom - frame.top;
     table.forEach((colour, index) => {
@@ -208,8 +210,6 @@ class Sky extends Scatter {
     for (const ra of [-120, -60, 0, 60, 120]) line(along(-90, 90).map((dec) => [ra, dec]));
     pen.strokeStyle = SOFT;
     for (const ra of [-179.999, 179.999]) line(along(-90, 90).map((dec) => [ra, dec]));
-    for (const ra of [-120, -60, 0, 60, 120]) this.mark(`${(ra + 360) % 360}°`, ...this.project(ra, 0), 9);
-    for (const dec of [-60, -30, 30, 60]) this.mark(`${dec > 0 ? "+" : "−"}${Math.abs(dec)}°`, ...this.project(179.999, dec), 0, -16);
     const { ra, dec } = this.sample;
     if (this.placedFor !== this.canvas.width) {
       for (let star = 0; star < this.size; star += 1) {
@@ -221,7 +221,14 @@ class Sky extends Scatter {
     return null;
   }
 
-  mark(words, x, y, below, beside = 0) {
-    this.canvas.text(words, x + beside, y + below);
+  finish() {
+    for (const ra of [-120, -60, 0, 60, 120]) {
+      const [x, y] = this.project(ra, 0);
+      this.canvas.text(`${(ra + 360) % 360}°`, x, y + 9, { halo: true, colour: INK });
+    }
+    for (const dec of [-60, -30, 30, 60]) {
+      const [x, y] = this.project(179.999, dec);
+      this.canvas.text(`${dec > 0 ? "+" : "−"}${Math.abs(dec)}°`, x - 18, y + (dec > 0 ? -8 : 8), { halo: true, colour: INK });
+    }
   }
 }
