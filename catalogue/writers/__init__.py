@@ -9,11 +9,16 @@ from catalogue.writers.parquet import ParquetWriter
 from catalogue.writers.votable import VotableWriter
 from catalogue.writers.zarr import ZarrWriter
 
-__all__ = ["Writer", "writer_for"]
+__all__ = ["Writer", "format_names", "writer_for"]
 
 _WRITERS: dict[str, type[Writer]] = {
     writer.format: writer for writer in (FitsWriter, CsvWriter, ParquetWriter, ZarrWriter, VotableWriter)
 }
+
+
+def format_names() -> list[str]:
+    """Names of the formats that there are, as ``output.formats`` takes them."""
+    return list(_WRITERS)
 
 
 def writer_for(name: str) -> type[Writer]:
