@@ -24,8 +24,14 @@ follow, at a quarter of the cost."""
 BLOCK_BINS = 12
 """Bins of the blocks whose medians start the fit: wide against a cosmic ray, narrow against the response."""
 
-MINIMUM_LEVEL = 0.05
-"""Least continuum, as a fraction of the spectrum's typical flux, that a flux is divided by."""
+MINIMUM_LEVEL = 0.005
+"""Least continuum, as a fraction of the spectrum's typical flux, that a flux is divided by: below the blue
+end of a reddened cool giant, above zero."""
+
+
+RIDGE = 1e-3
+"""Weight of the coefficients' own change in the penalty: large against the rounding of float32, so that the
+normal matrix is positive definite whatever is masked."""
 
 
 class ContinuumSettings(BaseModel):
@@ -45,8 +51,8 @@ class ContinuumSettings(BaseModel):
     iterations : int
         Reweighted fits after the first.
     stiffness : float
-        Weight of the second differences of the spline's coefficients against the data. It decides
-        only where there are no data.
+        Weight of the penalty on changes of the continuum's shape from one iteration to the next,
+        against the data. It decides only where there are no data.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -131,11 +137,13 @@ class ContinuumFit:
         weight, medians = (
             x.nan_to_num(0.0).repeat_interleave(BLOCK_BINS, dim=1)[:, : self._n_bins] for x in (weight, medians)
         )
-        coefficients = self._solve(weight, medians)
+        coefficients = self._solve(weight, medians, torch.ones(len(flux), self.n_coefficients, device=self.device))
         for _ in range(self.settings.iterations):
             continuum = self._evaluate_bins(coefficients).clamp_(min=MINIMUM_LEVEL)
-            coefficients = self._solve(self._weights(flux - continuum, variance, continuum) * count, flux)
+            weight = self._weights(flux - continuum, variance, continuum) * count
+            coefficients = self._solve(weight, flux, coefficients.clamp(min=MINIMUM_LEVEL))
         continuum = self._evaluate(coefficients).clamp_(min=MINIMUM_LEVEL).mul_(level)
+        fitted &= torch.isfinite(coefficients).all(dim=1, keepdim=True)
         return torch.where(fitted, continuum, 1.0), fitted[:, 0]
 
     def _bin(self, flux: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,9 +163,20 @@ class ContinuumFit:
         below = residual.clamp(max=0.0).square_() / self.settings.lower**2
         return 1.0 / (total * (above.add_(below) / total).add_(1.0).square_())
 
-    def _solve(self, weight: Tensor, flux: Tensor) -> Tensor:
-        """Penalised weighted least squares of every row; coefficients of shape (rows, K)."""
-        mean = weight.mean(dim=1, keepdim=True)
+    def _solve(self, weight: Tensor, flux: Tensor, before: Tensor) -> Tensor:
+        """Penalised weighted least squares of every row.
+
+        Solved for the ratio to the coefficients ``before``, of which the penalty holds the second
+        differences small and the values near one. So it acts alike at the bright and the faint end, and
+        reddening divides out.
+
+        Returns
+        -------
+        Tensor of float32, shape (rows, coefficients)
+            NaN in rows without a solution.
+        """
+        ratio_weight = weight * self._evaluate_bins(before).square_()
+        mean = ratio_weight.mean(dim=1, keepdim=True)
         weight = weight / torch.where(mean > 0, mean, 1.0)
         size = self.n_coefficients
         normal = torch.zeros(len(weight), size, size, dtype=torch.float64, device=self.device)
@@ -165,10 +184,14 @@ class ContinuumFit:
         rows, columns = self._pairs
         normal[:, rows, columns] = entries
         normal[:, columns, rows] = entries
-        normal += self.settings.stiffness * self._n_bins / size * self._penalty
-        right = self._project(weight * flux).double()
-        factor = torch.linalg.cholesky(normal)
-        return torch.cholesky_solve(right[:, :, None], factor)[:, :, 0].float()
+        before = before.double()
+        normal *= before[:, :, None] * before[:, None, :]
+        strength = self.settings.stiffness * self._n_bins / size
+        normal += strength * self._penalty
+        right = self._project(weight * flux).double() * before + strength * RIDGE
+        # without the check: a row that fails becomes NaN and takes no other row with it
+        factor, _ = torch.linalg.cholesky_ex(normal)
+        return (torch.cholesky_solve(right[:, :, None], factor)[:, :, 0] * before).float()
 
 
 def _block_medians(flux: Tensor, count: Tensor) -> Tensor:
@@ -196,7 +219,7 @@ def _spline_basis(
         part[inside] = BSpline.design_matrix(x[inside], knots, 3).toarray()
         parts.append(part)
         difference = np.diff(np.eye(intervals + 3), 2, axis=0)
-        penalties.append(difference.T @ difference + 1e-6 * np.eye(intervals + 3))
+        penalties.append(difference.T @ difference + RIDGE * np.eye(intervals + 3))
     if not covered.all():
         raise ValueError(f"pixel at {10 ** x[~covered][0]:.1f} Å lies in no continuum arm")
     basis = np.concatenate(parts, axis=1)

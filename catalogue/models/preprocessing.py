@@ -67,7 +67,8 @@ class PreprocessingSettings(BaseModel):
     sky_half_width : float
         In Å.
     spike : float
-        A pixel that lies so many noise-and-scatter units above the continuum is treated as bad.
+        A pixel that lies so many noise-and-scatter units above the continuum is treated as bad, with two
+        pixels on either side.
     clip : (float, float)
         Limits of the normalised flux.
     least_good : float
@@ -199,7 +200,7 @@ class Preprocessing:
         if flux.shape[1] < grid.n_pixels:
             raise ValueError(f"expected {grid.n_pixels} pixels of grid {grid.name!r}, found {flux.shape[1]}")
         # a survey may extend its lattice after a bundle was made: pixels keep their numbers
-        flux, ivar, mask = (values[:, : grid.n_pixels] for values in (flux, ivar, mask))
+        flux, ivar, mask = flux[:, : grid.n_pixels], ivar[:, : grid.n_pixels], mask[:, : grid.n_pixels]
         known = np.isfinite(redshift) & (redshift > -1.0)
         shift = np.log10(1.0 + np.where(known, redshift, 0.0)) / grid.log10_step
         values, variance = self._rest_frame(flux, ivar, mask, shift)
@@ -212,7 +213,7 @@ class Preprocessing:
         scatter = self.settings.continuum.scatter
         # a spike is a pixel above 1 + spike * sqrt(variance + scatter²)
         over = (values - 1.0).clamp_(min=0.0).square_()
-        good &= over <= variance.add(scatter**2).mul_(self.settings.spike**2)
+        good &= ~_grown(over > variance.add(scatter**2).mul_(self.settings.spike**2))
         enough = good.sum(dim=1) >= self.settings.least_good * self.n_pixels
         one_where_bad = torch.ones_like(values).lerp_(values.clamp_(*self.settings.clip), good.float())
         return NormalisedSpectra(
@@ -253,6 +254,15 @@ class Preprocessing:
     def _choose(self, values: Tensor) -> Tensor:
         """The model's pixels of a stretch that begins at the first and ends at the last of them."""
         return torch.cat([values[:, low:high] for low, high in self._pieces], dim=1)
+
+
+def _grown(spiked: Tensor) -> Tensor:
+    """Spiked pixels and two on either side, as far as interpolation has carried the spike."""
+    grown = spiked.clone()
+    for distance in (1, 2):
+        grown[:, distance:] |= spiked[:, :-distance]
+        grown[:, :-distance] |= spiked[:, distance:]
+    return grown
 
 
 def align(values: NDArray[_Scalar], start: NDArray[np.int64], width: int) -> NDArray[_Scalar]:

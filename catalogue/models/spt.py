@@ -152,7 +152,7 @@ class SpectralTransformer(Model, Trainable):
     """Age and mass of giants from low-resolution spectra, with MC-dropout and data errors."""
 
     kind: ClassVar[str] = "spt"
-    inference_version: ClassVar[int] = 1
+    inference_version: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("z", "file_z")
     labels: ClassVar[tuple[Label, ...]] = (
         Label(name="age", unit="Gyr", description="stellar age"),
