@@ -33,10 +33,16 @@ class ColumnDigest:
         for name, values in columns.items():
             self._kinds[name] = f"{values.type if isinstance(values, pa.Array) else values.dtype}"
             if isinstance(values, pa.Array) and pa.types.is_string(values.type):
-                self._update_strings(name, values.to_pylist())
+                first, last = values.offset, values.offset + len(values)
+                _, offsets, data = values.buffers()
+                bounds = np.frombuffer(offsets, np.int32)[first : last + 1] if offsets else np.zeros(1, np.int32)
+                text = memoryview(data)[bounds[0] : bounds[-1]] if data else b""
+                self._update_strings(name, text, np.diff(bounds).astype(np.int64))
             elif isinstance(values, np.ndarray) and values.dtype.kind == "T":
                 self._kinds[name] = "string"
-                self._update_strings(name, values.tolist())
+                encoded = [value.encode() for value in values.tolist()]
+                lengths = np.array([len(value) for value in encoded], np.int64)
+                self._update_strings(name, b"".join(encoded), lengths)
             else:
                 plain = values if isinstance(values, np.ndarray) else values.to_numpy(zero_copy_only=False)
                 self._hash(name).update(np.ascontiguousarray(plain).reshape(-1).view(np.uint8).data)
@@ -49,10 +55,8 @@ class ColumnDigest:
             total.update(f"{name}\0{self._kinds.get(name, '')}\0{column}\n".encode())
         return total.hexdigest()
 
-    def _update_strings(self, name: str, values: list[str]) -> None:
-        encoded = [value.encode() for value in values]
-        lengths = np.array([len(value) for value in encoded], np.int64)
-        self._hash(name).update(b"".join(encoded))
+    def _update_strings(self, name: str, text: bytes | memoryview, lengths: NDArray[np.int64]) -> None:
+        self._hash(name).update(text)
         self._hash(f"{name}\0lengths").update(lengths.tobytes())
 
     def _hash(self, name: str) -> Any:

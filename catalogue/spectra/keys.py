@@ -12,6 +12,7 @@ from catalogue.spectra.values import to_numpy
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 8
+_BLOCK = 1 << 18
 
 
 def key_hashes(values: pa.Array) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
@@ -55,8 +56,11 @@ def repeated_keys(
     rows, earlier : ndarray of int64
         Sorted by row.
     """
-    present = np.flatnonzero(~missing)
-    order = present[np.argsort(hashes[present], kind="stable")]
+    ordered = np.sort(hashes)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    # Sorting only the rows that can matter keeps the memory at two words per row where keys are unique.
+    candidates = np.flatnonzero(_is_among(hashes, repeated) & ~missing)
+    order = candidates[np.argsort(hashes[candidates], kind="stable")]
     ordered = hashes[order]
     repeats = np.zeros(len(order), bool)
     repeats[1:] = ordered[1:] == ordered[:-1]
@@ -66,11 +70,24 @@ def repeated_keys(
     return rows[by_row].astype(np.int64), earlier[by_row].astype(np.int64)
 
 
+def _is_among(hashes: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether each hash is among sorted ones, block by block."""
+    found = np.zeros(len(hashes), bool)
+    if not len(wanted):
+        return found
+    for start in range(0, len(hashes), _BLOCK):
+        block = hashes[start : start + _BLOCK]
+        at = np.minimum(np.searchsorted(wanted, block), len(wanted) - 1)
+        found[start : start + _BLOCK] = wanted[at] == block
+    return found
+
+
 def _string_hashes(values: pa.Array) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    encoded = np.array([text.encode() for text in values.to_pylist()], dtype=np.bytes_)
+    texts = [text.encode() for text in values.to_pylist()]
+    encoded = np.array(texts, dtype=np.bytes_)
     length = max(1, -(-encoded.dtype.itemsize // _WORD))
     words = encoded.astype(f"S{length * _WORD}").view(np.uint64).reshape(len(encoded), length)
-    hashes = np.zeros(len(encoded), np.uint64)
+    hashes = np.array([len(text) for text in texts], np.uint64)
     for word in words.T:
         # Blank words change nothing, so that the hash does not depend on the longest key of the block.
         hashes = np.where(word == 0, hashes, _mixed(hashes + np.uint64(_GOLDEN) ^ word))

@@ -142,7 +142,9 @@ def _write(table: TableSource, plan: ImportPlan, survey: Survey, partial: Path, 
             n_rows += n
             groups.add(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
         groups.finish()
-    rows, earlier = repeated_keys(np.concatenate(hashes), np.concatenate(missing))
+    all_hashes, all_missing = np.concatenate(hashes), np.concatenate(missing)
+    hashes.clear()
+    rows, earlier = repeated_keys(all_hashes, all_missing)
     if len(rows):
         _mark_duplicates(partial, rows, earlier)
     digest.update({"duplicate_of": pa.array(np.concatenate([rows, earlier]))})

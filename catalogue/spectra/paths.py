@@ -99,13 +99,18 @@ class PathTemplate:
         columns : mapping of str to sequence
             Values of :attr:`columns`, all of one length.
         """
-        paths = []
-        for values in zip(*(columns[name] for name in self.columns), strict=True):
-            try:
-                paths.append(self.fill(dict(zip(self.columns, values, strict=True))))
-            except SpectrumError:
-                paths.append("")
-        return paths
+        rows = len(columns[self.columns[0]])
+        pieces: list[Sequence[str | None]] = []
+        for text, field, specification, _ in self._parts:
+            if text:
+                pieces.append([text] * rows)
+            if field is not None:
+                pieces.append(_formatted_column(field, columns[field], specification or ""))
+        if len(pieces) == 1:
+            paths = [piece or "" for piece in pieces[0]]
+        else:
+            paths = ["" if None in parts else "".join(parts) for parts in zip(*pieces, strict=True)]
+        return ["" if "\0" in path else path for path in paths]
 
     def render(self, row: Mapping[str, object], root: Path) -> str:
         """Path of one row, relative to ``root`` and known to stay inside.
@@ -136,6 +141,22 @@ def _formatted(field: str, value: object, specification: str) -> str:
         raise SpectrumError(
             RowStatus.NO_SPECTRUM, f"column {field} is {value!r}, expected a value for {{{field}:{specification}}}"
         ) from error
+
+
+def _formatted_column(field: str, values: Sequence[object], specification: str) -> list[str | None]:
+    """:func:`_formatted` over a column, None where it would raise."""
+    kinds = set(map(type, values))
+    if not specification and kinds == {str}:
+        return [value.strip() or None for value in values]  # type: ignore[attr-defined]
+    if kinds == {int} and specification[-1:] in ("", "d"):
+        return [None if value == MISSING_INTEGER else format(value, specification) for value in values]
+    texts: list[str | None] = []
+    for value in values:
+        try:
+            texts.append(_formatted(field, value, specification))
+        except SpectrumError:
+            texts.append(None)
+    return texts
 
 
 def _as_integer(value: object) -> int:

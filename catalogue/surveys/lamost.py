@@ -167,9 +167,7 @@ def spectrum_of(parsed: FileContent, name: str) -> Spectrum:
         raise SpectrumError(
             RowStatus.ZERO_IVAR, f"{name}: no pixel of {flux.size} with finite flux and positive inverse variance"
         )
-    ivar *= informative
-    if not np.isfinite(ivar).all():
-        ivar[~informative] = 0
+    ivar[~informative] = 0
     return Spectrum(flux, ivar, _mask(parsed), first_pixel, _cards(parsed))
 
 

@@ -44,7 +44,8 @@ def card(keyword: str, value: Any) -> bytes:
     elif isinstance(value, str):
         text = f"'{value:<8}'"
     else:
-        text = f"{value!r:>20}"
+        # FITS numbers have a capital E.
+        text = f"{value!r:>20}".upper()
     return f"{keyword:<8}= {text:<20} / of the survey".ljust(80)[:80].encode("ascii")
 
 
