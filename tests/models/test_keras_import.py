@@ -1,0 +1,262 @@
+"""Import of astroNN model directories: against files of both layouts, and against Keras where it is installed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from catalogue.models.astronn_bcnn import AstroNNBayesian
+from catalogue.models.astronn_passes import AstroNNPasses
+from catalogue.models.base import InferenceSettings
+from catalogue.models.bundle import BundleError
+from catalogue.models.keras_import import import_astronn, read_keras_layers
+from catalogue.models.latent_age import LatentAge
+from tests.factories.apogee import spectra_batch
+
+h5py = pytest.importorskip("h5py", reason="the keras extra is not installed")
+
+BCNN = {
+    "id": "ApogeeBCNN",
+    "activation": "relu",
+    "last_layer_activation": "softplus",
+    "filternum": [2, 4],
+    "filterlen": 8,
+    "pool_length": 4,
+    "hidden": [10, 6],
+    "dropout_rate": 0.3,
+    "input_norm_mode": 3,
+    "labels_norm_mode": 4,
+    "input_mean": {"input": [0.95] * 7514},
+    "input_std": {"input": [1.0] * 7514},
+    "labels_mean": {"output": [0.0, 0.0], "variance_output": [0.0, 0.0]},
+    "labels_std": {"output": [3.0, 0.5], "variance_output": [3.0, 0.5]},
+    "targetname": ["age", "mass"],
+}
+LATENT = {
+    "id": "ApokascEncoderDecoder",
+    "activation": "relu",
+    "filternum": [32, 64, 16, 16],
+    "filterlen": [8, 32],
+    "hidden": [16, 16],
+    "dropout_rate": 0.0,
+    "latent": 5,
+    "input_norm_mode": 2,
+    "labels_norm_mode": 0,
+    "input_mean": {"input": [0.95] * 7514},
+    "input_std": {"input": [0.05] * 7514},
+    "labels_mean": {"output": [0.0]},
+    "labels_std": {"output": [1.0]},
+}
+BCNN_SHAPES = [
+    ("conv1d_7", (8, 1, 2)),
+    ("conv1d_8", (8, 2, 4)),
+    ("dense_3", (7512, 10)),
+    ("dense_4", (10, 6)),
+    ("variance_output", (6, 2)),
+    ("output", (6, 2)),
+]
+
+
+def write_directory(path, parameters):
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "astroNN_model_parameter.json").write_text(json.dumps(parameters))
+    return path
+
+
+def random_layers(shapes, seed=0):
+    random = np.random.default_rng(seed)
+    return {
+        name: (random.normal(0, 0.2, shape).astype("f4"), random.normal(0, 0.1, shape[-1]).astype("f4"))
+        for name, shape in shapes
+    }
+
+
+def write_old(path, layers, nested=True):
+    """As Keras 2's ``model.save``: order in attributes, a group per layer."""
+    with h5py.File(path, "w") as file:
+        root = file.create_group("model_weights") if nested else file
+        root.attrs["layer_names"] = [b"input", *(name.encode() for name in layers)]
+        root.create_group("input").attrs["weight_names"] = np.zeros(0, "S1")
+        for name, arrays in layers.items():
+            group = root.create_group(name)
+            names = [f"{name}/kernel:0", f"{name}/bias:0"]
+            group.attrs["weight_names"] = [n.encode() for n in names]
+            for weight, array in zip(names, arrays, strict=True):
+                group[weight] = array
+
+
+def assert_has(network, layers):
+    for ours, theirs in (("conv1", "conv1d_7"), ("conv2", "conv1d_8"), ("hidden1", "dense_3"), ("hidden2", "dense_4")):
+        np.testing.assert_array_equal(getattr(network, ours).weight.detach().numpy(), layers[theirs][0].T)
+    np.testing.assert_array_equal(network.output.weight.detach().numpy(), layers["output"][0].T)
+    np.testing.assert_array_equal(network.log_variance.bias.detach().numpy(), layers["variance_output"][1])
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_old_layout(tmp_path, nested):
+    directory = write_directory(tmp_path / "net", BCNN)
+    layers = random_layers(BCNN_SHAPES)
+    write_old(directory / "model_weights.h5", layers, nested)
+    bundle = import_astronn(directory, tmp_path / "out", age_linear=(0.1, 0.9), licence="MIT")
+    model = AstroNNBayesian(bundle)
+    assert_has(model._network, layers)
+    assert bundle.description.licence == "MIT"
+    assert "own" in bundle.description.notes
+    assert model.label_scale.scale == (3.0, 0.5)
+    assert np.isfinite(model.predict(spectra_batch(2), InferenceSettings(device="cpu", passes=2))["age"]).all()
+
+
+def test_new_layout(tmp_path):
+    directory = write_directory(tmp_path / "net", BCNN)
+    layers = random_layers(BCNN_SHAPES)
+    keys = ["conv1d", "conv1d_1", "dense", "dense_1", "dense_2", "dense_3"]
+    with h5py.File(directory / "model.weights.h5", "w") as file:
+        for key, (name, arrays) in zip(keys, layers.items(), strict=True):
+            group = file.create_group(f"layers/{key}/vars")
+            group.attrs["name"] = name
+            for i, array in enumerate(arrays):
+                group[str(i)] = array
+        file.create_group("optimizer/vars")["0"] = np.zeros((6, 2))
+    assert_has(AstroNNBayesian(import_astronn(directory, tmp_path / "out"))._network, layers)
+
+
+def test_labels_may_be_in_the_other_order(tmp_path):
+    directory = write_directory(tmp_path / "net", {**BCNN, "targetname": ["MASS", "AGE"]})
+    write_old(directory / "model_weights.h5", random_layers(BCNN_SHAPES))
+    model = AstroNNBayesian(import_astronn(directory, tmp_path / "out"))
+    samples = torch.zeros(2, 1, 4)
+    samples[..., 0] = 5.0  # the first label is the mass, scale 3
+    values = model.summarise(samples)[:, 0]
+    assert values[4] == pytest.approx(3 * np.log1p(np.exp(5.0)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "StarNet2017"}, "StarNet2017"),
+        ({"hidden": [11, 6]}, r"\(7512, 11\)"),
+        ({"targetname": ["TEFF", "LOGG"]}, "age and mass"),
+        ({"input_norm_mode": 1}, "input_norm_mode"),
+        ({"activation": "tanh"}, "relu"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, change, message):
+    directory = write_directory(tmp_path / "net", {**BCNN, **change})
+    write_old(directory / "model_weights.h5", random_layers(BCNN_SHAPES))
+    with pytest.raises(BundleError, match=message):
+        import_astronn(directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_directories_are_refused(tmp_path):
+    with pytest.raises(BundleError, match="astroNN_model_parameter"):
+        import_astronn(tmp_path, tmp_path / "out")
+    directory = write_directory(tmp_path / "net", BCNN)
+    with pytest.raises(BundleError, match=r"model_weights\.h5"):
+        import_astronn(directory, tmp_path / "out")
+    (directory / "model_weights.h5").write_bytes(b"not HDF5")
+    with pytest.raises(BundleError, match="not an HDF5"):
+        import_astronn(directory, tmp_path / "out")
+    with h5py.File(directory / "model_weights.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(BundleError, match="no layer"):
+        read_keras_layers(directory / "model_weights.h5")
+    (directory / "astroNN_model_parameter.json").write_text("{")
+    with pytest.raises(BundleError, match="not JSON"):
+        import_astronn(directory, tmp_path / "out")
+
+
+# Against Keras itself --------------------------------------------------------------------------------------------
+
+
+def keras_bcnn(keras, always_drop):
+    layers = keras.layers
+    start = {"kernel_initializer": keras.initializers.RandomNormal(0, 0.2, seed=1), "bias_initializer": "ones"}
+    inputs = layers.Input((7514, 1), name="input")
+    x = layers.Conv1D(2, 8, padding="same", activation="relu", **start)(inputs)
+    x = layers.Dropout(0.3)(x, training=always_drop)
+    x = layers.Conv1D(4, 8, padding="same", activation="relu", **start)(x)
+    x = layers.Flatten()(layers.MaxPooling1D(4)(x))
+    x = layers.Dropout(0.3)(x, training=always_drop)
+    small = {"kernel_initializer": keras.initializers.RandomNormal(0, 0.01, seed=2)}
+    x = layers.Dense(10, activation="relu", **small)(x)
+    x = layers.Dropout(0.3)(x, training=always_drop)
+    x = layers.Dense(6, activation="relu", **start)(x)
+    output = layers.Dense(2, activation="softplus", name="output", **small)(x)
+    variance = layers.Dense(2, name="variance_output", **small)(x)
+    return keras.Model(inputs, [output, variance])
+
+
+def keras_latent(keras):
+    layers = keras.layers
+    inputs = layers.Input((7514, 1), name="input")
+    x = layers.Conv1D(32, 8, strides=2, padding="same", activation="relu")(inputs)
+    x = layers.Conv1D(64, 8, strides=2, padding="same", activation="relu")(x)
+    x = layers.Flatten()(layers.MaxPooling1D(2)(x))
+    x = layers.Dense(16, activation="tanh")(x)
+    mean, log_variance = layers.Dense(5, name="z_mean")(x), layers.Dense(5, name="z_log_var")(x)
+    encoder = keras.Model(inputs, [mean, log_variance])
+    latent = layers.Input((5,))
+    x = layers.Reshape((523, 16))(layers.Dense(523 * 16, activation="relu")(latent))
+    x = layers.Conv1DTranspose(16, 32, strides=2, padding="same", activation="relu")(x)
+    x = layers.Conv1DTranspose(16, 32, strides=2, padding="same", activation="relu")(x)
+    decoder = keras.Model(latent, layers.Conv1DTranspose(1, 32, padding="same")(x))
+    whole = keras.Model(inputs, [decoder(encoder(inputs)[0]), encoder(inputs)[1]])
+    for weight in whole.weights:
+        if weight.ndim == 1:
+            weight.assign(np.random.default_rng(0).normal(0, 0.1, weight.shape))
+    return whole, encoder, decoder
+
+
+@pytest.fixture(scope="module")
+def keras():
+    return pytest.importorskip("keras", reason="Keras is not installed")
+
+
+@pytest.mark.parametrize("file", ["model_weights.h5", "model.weights.h5"])
+def test_bcnn_equals_keras(keras, tmp_path, file):
+    keras.utils.set_random_seed(3)
+    reference, dropping = keras_bcnn(keras, False), keras_bcnn(keras, True)
+    dropping.set_weights(reference.get_weights())
+    directory = write_directory(tmp_path / "net", BCNN)
+    (reference.save if file == "model_weights.h5" else reference.save_weights)(str(directory / file))
+    model = AstroNNBayesian(import_astronn(directory, tmp_path / "out"))
+    spectra = np.random.default_rng(1).normal(0, 0.1, (64, 7514)).astype("f4")
+    label, variance = (np.asarray(keras.ops.convert_to_numpy(v)) for v in reference(spectra[..., None]))
+    with torch.no_grad():
+        ours = model._network.eval()(torch.from_numpy(spectra))
+    found = torch.cat([torch.nn.functional.softplus(ours[:, :2]), ours[:, 2:]], 1).numpy()
+    np.testing.assert_allclose(found, np.hstack([label, variance]), rtol=1e-5, atol=1e-5)
+
+    passes = 300
+    theirs = np.stack(
+        [np.hstack([keras.ops.convert_to_numpy(v) for v in dropping(spectra[:8, :, None])]) for _ in range(passes)]
+    )
+    raw = AstroNNPasses(model._network, passes, 0, torch.device("cpu"))(torch.from_numpy(spectra))[:, :8]
+    mine = torch.cat([torch.nn.functional.softplus(raw[..., :2]), raw[..., 2:]], -1).numpy()
+    error = np.sqrt((theirs.var(0) + mine.var(0)) / passes)
+    assert np.abs((mine.mean(0) - theirs.mean(0)) / error).max() < 5
+    ratio = mine.std(0) / theirs.std(0)
+    assert 0.75 < ratio.min() < ratio.max() < 1.33
+
+
+@pytest.mark.parametrize("file", ["model_weights.h5", "model.weights.h5"])
+def test_encoder_decoder_equals_keras(keras, tmp_path, file):
+    keras.utils.set_random_seed(4)
+    whole, encoder, decoder = keras_latent(keras)
+    directory = write_directory(tmp_path / "net", LATENT)
+    (whole.save if file == "model_weights.h5" else whole.save_weights)(str(directory / file))
+    model = LatentAge(import_astronn(directory, tmp_path / "out"))
+    spectra = np.random.default_rng(1).normal(0, 1, (4, 7514)).astype("f4")
+    expected = [keras.ops.convert_to_numpy(v) for v in encoder(spectra[..., None])]
+    with torch.no_grad():
+        found = model._network.encoder(torch.from_numpy(spectra))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-5)
+    latent = np.random.default_rng(2).normal(0, 1, (4, 5)).astype("f4")
+    power = keras.ops.convert_to_numpy(decoder(latent))[..., 0]
+    assert power.shape == (4, 2092)
+    np.testing.assert_allclose(model.reconstruct(latent), power, rtol=1e-5, atol=1e-5)
