@@ -1,0 +1,37 @@
+"""How many threads numerical libraries may use in a worker process, so that every core is used once."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment variables that give every numerical library ``threads`` threads.
+
+    They must be set before the libraries are imported, hence before the worker process starts.
+    """
+    return {name: str(threads) for name in VARIABLES}
+
+
+def limit_torch_threads() -> None:
+    """Give torch, if this process has imported it, the threads that the environment grants, else one.
+
+    torch takes all cores of the machine where the variable is missing, for example on a cluster that others started;
+    its memory on a CPU grows with the number of threads.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "set_num_threads"):
+        return
+    granted = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
+    threads = int(granted) if granted.isdigit() and int(granted) > 0 else 1
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
