@@ -77,7 +77,7 @@ def build(
     from catalogue.pipeline.merge import MergeRefused
     from catalogue.progress import terminal_progress
     from catalogue.spectra.parent import ParentError
-    from cluster import ClusterError, TaskFailed
+    from cluster import ClusterError, StorageFullError, TaskFailed
 
     text = yaml.safe_dump(json.loads(settings.model_dump_json()), sort_keys=False, allow_unicode=True)
     stop = _stop_on_signals()
@@ -92,6 +92,8 @@ def build(
         )
     except RunLocked as error:
         _refuse(error, EXIT_LOCKED)
+    except (StorageFullError, TaskFailed) as error:
+        _refuse(error, 1)
     except (ParentError, ManifestError, ClusterError) as error:
         _refuse(error)
     except MergeRefused as error:
@@ -100,8 +102,6 @@ def build(
     except Interrupted as error:
         errors.print(f"{error}; run the same command again to go on", markup=False)
         raise typer.Exit(130) from None
-    except TaskFailed as error:
-        _refuse(error, 1)
     except OSError as error:
         _refuse(f"{error.strerror}: {error.filename or run.directory.root}; nothing finished was lost", 1)
     if result.nothing_to_do:

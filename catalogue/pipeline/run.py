@@ -199,7 +199,10 @@ def _check_fit(survey: Survey, bundles: list[Bundle], products: tuple[DataModel,
 
 
 def _check_options(configuration: RunConfiguration, products: tuple[DataModel, ...]) -> None:
-    known = {name for product in products for name in product.options}
-    for name in configuration.options:
+    known = {name: option for product in products for name, option in product.options.items()}
+    for name, value in configuration.options.items():
         if name not in known:
             raise ConfigurationError(f"options.{name}: unknown option; the products have {', '.join(sorted(known))}")
+        choices = known[name].choices
+        if choices and value not in choices:
+            raise ConfigurationError(f"options.{name}: expected one of {', '.join(map(str, choices))}, found {value!r}")
