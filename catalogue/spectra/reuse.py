@@ -20,8 +20,9 @@ from catalogue.spectra.unit_rows import SIGNATURES, ChunkRows
 from catalogue.surveys.base import Survey
 
 _LEAST_SHARE = 16
-"""A chunk of the earlier store is decoded if at least 1/16 of its rows are wanted: below that, reading the files is
-faster, and a shuffled table would decode every chunk for every unit."""
+_SMALL_CHUNK_ROWS = 512
+"""A chunk of the earlier store with more rows is decoded only if at least 1/16 of them are wanted: below that, reading
+the files is faster, and a shuffled table of a large survey would decode every chunk for every unit."""
 
 _DECIDED_BY_FILE = (
     RowStatus.OK,
@@ -87,7 +88,8 @@ class EarlierRows:
         taken: set[int] = set()
         for number in np.unique(there[there >= 0] // self._chunk_rows):
             inside = (there >= 0) & (there // self._chunk_rows == number)
-            if np.count_nonzero(inside) * _LEAST_SHARE >= self._chunk_rows:
+            wanted = np.count_nonzero(inside)
+            if self._chunk_rows <= _SMALL_CHUNK_ROWS or wanted * _LEAST_SHARE >= self._chunk_rows:
                 taken |= self._copy_chunk(chunk, here[inside], there[inside], int(number), root)
         return taken
 
