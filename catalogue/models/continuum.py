@@ -132,11 +132,10 @@ class ContinuumFit:
         fitted = level > 0
         level = torch.where(fitted, level, 1.0)
         flux, variance, medians = flux / level, variance / level**2, medians / level
+        # photon noise is less in lines: weighted so, they would pull the fit down the more, the noisier a star is
+        variance = torch.maximum(variance, self._spread(_block_medians(variance, count)))
         # start from the blocks' medians, which spikes do not move: each bin stands for its block
-        weight = medians.clamp(min=MINIMUM_LEVEL) ** -2
-        weight, medians = (
-            x.nan_to_num(0.0).repeat_interleave(BLOCK_BINS, dim=1)[:, : self._n_bins] for x in (weight, medians)
-        )
+        weight, medians = self._spread(medians.clamp(min=MINIMUM_LEVEL) ** -2), self._spread(medians)
         coefficients = self._solve(weight, medians, torch.ones(len(flux), self.n_coefficients, device=self.device))
         for _ in range(self.settings.iterations):
             continuum = self._evaluate_bins(coefficients).clamp_(min=MINIMUM_LEVEL)
@@ -145,6 +144,10 @@ class ContinuumFit:
         continuum = self._evaluate(coefficients).clamp_(min=MINIMUM_LEVEL).mul_(level)
         fitted &= torch.isfinite(coefficients).all(dim=1, keepdim=True)
         return torch.where(fitted, continuum, 1.0), fitted[:, 0]
+
+    def _spread(self, blocks: Tensor) -> Tensor:
+        """Values of blocks (rows, blocks) at each of their bins; 0 for NaN."""
+        return blocks.nan_to_num(0.0).repeat_interleave(BLOCK_BINS, dim=1)[:, : self._n_bins]
 
     def _bin(self, flux: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean flux, mean variance and number of the good pixels of every bin."""

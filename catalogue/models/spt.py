@@ -241,8 +241,12 @@ class SpectralTransformer(Model, Trainable):
         """Write a bundle; see :meth:`Trainable.to_bundle`."""
         if not label_scale.logarithmic:
             raise ValueError("SPT predicts log10(age) and log10(mass): the label scale must be logarithmic")
+        given = dict(description.architecture)
+        calibration = given.pop("calibration", None)
         architecture = {
-            **description.architecture,
+            # in full, so that a later default changes no existing bundle
+            **SPTArchitecture.model_validate(given).model_dump(),
+            **({} if calibration is None else {"calibration": calibration}),
             "label_scale": {"offset": list(label_scale.offset), "scale": list(label_scale.scale)},
         }
         complete = description.model_copy(
