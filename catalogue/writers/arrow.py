@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from catalogue.datamodels import Column, DataModel
@@ -36,6 +35,7 @@ def schema_of(data_model: DataModel, metadata: bool = True) -> pa.Schema:
             "description": column.description,
             "source": column.source,
             "role": column.role,
+            "null_value": "" if column.missing is None else str(column.missing),
         }
         kept = {key: value for key, value in facts.items() if value} if metadata else None
         fields.append(pa.field(column.name, _TYPES[column.dtype], metadata=kept))
@@ -46,29 +46,31 @@ def schema_metadata(data_model: DataModel, provenance: Mapping[str, str]) -> dic
     """Metadata of the whole file: title, provenance cards, flag bits and statuses."""
     flags = [{"bit": f.bit, "name": f.name, "level": f.level, "description": f.description} for f in data_model.flags]
     statuses = {status.name: int(status) for status in RowStatus}
-    return {"title": data_model.title, **provenance, "flags": json.dumps(flags), "statuses": json.dumps(statuses)}
+    # The names under which astropy's reader looks for the widths of strings.
+    widths = {f"table::len::{column.name}": str(column.width) for column in data_model.columns if column.width}
+    return {
+        "title": data_model.title,
+        **provenance,
+        "flags": json.dumps(flags),
+        "statuses": json.dumps(statuses),
+        **widths,
+    }
 
 
 def record_batch(data_model: DataModel, schema: pa.Schema, columns: Mapping[str, NDArray[Any]]) -> pa.RecordBatch:
-    """Batch of rows; NaN, the column's missing integer and the empty string become null."""
+    """Batch of rows. NaN becomes null; missing integers keep the value that the column declares.
+
+    Integers with nulls are read as floating point by pandas and astropy, and long identifiers lose digits then.
+    """
     arrays = [_array(column, schema.field(column.name).type, columns[column.name]) for column in data_model.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _array(column: Column, kind: pa.DataType, values: NDArray[Any]) -> pa.Array:
-    if column.dtype == "str":
-        return _text(values)
     if column.is_float:
         return pa.array(values, kind, mask=np.isnan(values))
-    if column.missing is not None:
-        return pa.array(values, kind, mask=values == column.missing)
-    return pa.array(values, kind)
-
-
-def _text(values: NDArray[Any]) -> pa.Array:
     try:
-        text = pa.array(values, pa.string())
+        return pa.array(values, kind)
     except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowInvalid):
         # Earlier releases of pyarrow do not know numpy's StringDType.
-        text = pa.array(values.tolist(), pa.string())
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+        return pa.array(values.tolist(), kind)

@@ -1,4 +1,4 @@
-"""Gzipped CSV, streamed: one header line of names, empty where missing; units and descriptions beside it."""
+"""Gzipped CSV, streamed: one header line of names, NaN where missing; units and descriptions beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pyarrow.csv as pa_csv
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from catalogue.datamodels import DataModel
+from catalogue.datamodels import Column, DataModel
 from catalogue.spectra.primitives import RowStatus
 from catalogue.writers.arrow import record_batch, schema_of
 from catalogue.writers.base import Writer, publish
@@ -35,8 +35,8 @@ class CsvWriter(Writer):
     """CSV in one gzip stream; floats with the fewest digits that read back the same.
 
     Blocks are formatted and compressed in parallel threads, each as a run of whole deflate blocks, and written
-    in order: the file is the same for any number of threads. Text is quoted only where it must be. Booleans are
-    ``True`` and ``False``. A file ``.csv.txt`` beside it describes the columns.
+    in order: the file is the same for any number of threads. Text is quoted only where it must be, missing numbers
+    are ``NaN``, booleans ``True`` and ``False``. A file ``.csv.txt`` beside it describes the columns.
     """
 
     format = "csv"
@@ -48,7 +48,7 @@ class CsvWriter(Writer):
         self._schema = schema_of(data_model, metadata=False)
         self._crc = 0
         self._size = 0
-        self._threads = min(4, len(os.sched_getaffinity(0)))
+        self._threads = min(4, usable_cpus())
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="csv")
         self._pending: deque[Future[tuple[bytes, int, int]]] = deque()
         self._stream = self.partial.open("wb")
@@ -93,6 +93,11 @@ class CsvWriter(Writer):
         self.partial.unlink(missing_ok=True)
 
 
+def usable_cpus() -> int:
+    """CPUs that the process may use, where the system says so; else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _compressed(text: bytes) -> tuple[bytes, int, int]:
     """Deflate blocks that end on a byte and refer to nothing before them, with CRC-32 and length of the text."""
     deflate = isal_zlib.compressobj(level=_LEVEL, wbits=-15)
@@ -110,9 +115,9 @@ def csv_text(batch: pa.RecordBatch) -> bytes:
     Returns
     -------
     bytes
-        UTF-8; nulls are empty, text is quoted only if it holds a comma, a quote or a line break.
+        UTF-8; missing floats are ``NaN``, text is quoted only if it holds a comma, a quote or a line break.
     """
-    columns = [_python_style(column) if pa.types.is_boolean(column.type) else column for column in batch.columns]
+    columns = [_spelled(column) for column in batch.columns]
     if any(_needs_quotes(column) for column in columns):
         return _quoted_text(columns)
     batch = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
@@ -123,9 +128,17 @@ def csv_text(batch: pa.RecordBatch) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _python_style(column: pa.Array) -> pa.Array:
-    """Arrow writes ``true``, which astropy reads as text."""
-    return pc.if_else(column, "True", "False")
+def _spelled(column: pa.Array) -> pa.Array:
+    """Column with booleans and missing numbers as text that every reader takes for what it is.
+
+    Arrow writes ``true``, which astropy and pandas' users do not expect, and nothing for a missing number, of which
+    astropy makes a masked column.
+    """
+    if pa.types.is_boolean(column.type):
+        return pc.if_else(column, "True", "False")
+    if pa.types.is_floating(column.type) and column.null_count:
+        return column.cast(pa.string()).fill_null("NaN")
+    return column
 
 
 def _needs_quotes(column: pa.Array) -> bool:
@@ -142,14 +155,20 @@ def _quoted_text(columns: list[pa.Array]) -> bytes:
     return text.getvalue().encode()
 
 
+def _null(column: Column) -> str:
+    if column.is_float:
+        return "NaN"
+    return "-" if column.missing is None else str(column.missing)
+
+
 def _description(data_model: DataModel, provenance: Mapping[str, str], n_rows: int) -> str:
-    lines = (
-        [data_model.title, "", data_model.description.strip(), ""] if data_model.description else [data_model.title, ""]
-    )
-    lines += [f"{n_rows} rows, one per row of the parent table, in its order. Missing values are empty.", ""]
+    lines = [data_model.title, ""]
+    if data_model.description:
+        lines += [data_model.description.strip(), ""]
+    lines += [f"{n_rows} rows, one per row of the parent table, in its order.", ""]
     lines += [f"{keyword:8} {value}" for keyword, value in provenance.items()]
-    lines += ["", f"{'column':24} {'type':8} {'unit':10} description"]
-    lines += [f"{c.name:24} {c.dtype:8} {c.unit or '-':10} {c.description}" for c in data_model.columns]
+    lines += ["", f"{'column':24} {'type':8} {'unit':10} {'null':6} description"]
+    lines += [f"{c.name:24} {c.dtype:8} {c.unit or '-':10} {_null(c):6} {c.description}" for c in data_model.columns]
     if data_model.flags:
         lines += ["", "bits of FLAG"]
         lines += [f"{flag.bit:3} {flag.name:24} {flag.level:5} {flag.description}" for flag in data_model.flags]

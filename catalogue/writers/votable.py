@@ -79,10 +79,10 @@ def _head(data_model: DataModel, n_rows: int, provenance: Mapping[str, str]) -> 
     ]
     lines += [_info(name, value) for name, value in provenance.items()]
     lines += [
-        _info(f"FLAG bit {flag.bit}", f"{flag.name} ({flag.level}): {flag.description}") for flag in data_model.flags
+        _info(f"FLAG_bit_{flag.bit}", f"{flag.name} ({flag.level}): {flag.description}") for flag in data_model.flags
     ]
     if any(column.role == "status" for column in data_model.columns):
-        lines += [_info(f"status {int(status)}", f"{status.name}: {status.meaning}") for status in RowStatus]
+        lines += [_info(f"status_{int(status)}", f"{status.name}: {status.meaning}") for status in RowStatus]
     lines.append(f'<TABLE name={quoteattr(data_model.name)} nrows="{n_rows}">')
     lines += [_field(column) for column in data_model.columns]
     return "\n".join([*lines, '<DATA><BINARY2><STREAM encoding="base64">']) + "\n"

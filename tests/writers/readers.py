@@ -41,8 +41,10 @@ def from_astropy_csv(path, model):
     for column in model.columns:
         values = table[column.name]
         if isinstance(values, MaskedColumn):
-            values = values.filled(missing_value(column))
-        columns[column.name] = np.asarray(values)
+            assert column.dtype == "str"
+            values = values.filled("")
+        # In CSV, astropy has no booleans.
+        columns[column.name] = np.asarray(values) == "True" if column.dtype == "bool" else np.asarray(values)
     return columns
 
 
@@ -62,41 +64,35 @@ def _from_pandas(frame, model):
         values = frame[column.name]
         if column.dtype == "str":
             values = values.astype(object).where(values.notna(), "")
-        elif column.missing is not None and values.dtype.kind == "f":
-            raise AssertionError("integers became floats")
-        elif column.missing is not None:
-            values = values.fillna(column.missing)
+        elif not frame.empty:
+            assert values.dtype.kind == numpy_dtype(column.dtype).kind.replace("u", "i") or column.dtype == "uint8"
         columns[column.name] = values.to_numpy()
     return columns
 
 
 def from_pandas_csv(path, model):
-    integers = {column.name: "Int64" for column in model.columns if column.missing is not None}
-    text = {column.name: str for column in model.columns if column.dtype == "str"}
     # Until version 3, pandas rounds the last digit of a double unless it is told not to.
     exact = {} if int(pd.__version__.split(".")[0]) >= 3 else {"float_precision": "round_trip"}
-    frame = pd.read_csv(path, dtype=integers | text, **exact)
-    assert frame.empty or frame["FLAG_BAD"].dtype == bool
-    return _from_pandas(frame, model)
+    return _from_pandas(pd.read_csv(path, **exact), model)
 
 
 def from_pandas_parquet(path, model):
-    return _from_pandas(pd.read_parquet(path, dtype_backend="numpy_nullable"), model)
+    return _from_pandas(pd.read_parquet(path), model)
 
 
 def from_arrow(table, model):
     columns = {}
     for column in model.columns:
         values = table[column.name]
-        null = missing_value(column)
+        assert column.is_float or column.dtype == "str" or not values.null_count
+        null = np.nan if column.is_float else ""
         columns[column.name] = np.array([null if value is None else value for value in values.to_pylist()])
     return columns
 
 
 def from_arrow_csv(path, model):
-    options = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
     with gzip.open(path) as stream:
-        return from_arrow(pyarrow.csv.read_csv(stream, convert_options=options), model)
+        return from_arrow(pyarrow.csv.read_csv(stream), model)
 
 
 def from_arrow_parquet(path, model):
