@@ -224,6 +224,31 @@ def prune(configuration: Configuration, override: Overrides = None) -> None:
         console.print("nothing to remove")
 
 
+@app.command()
+def simulate(
+    configuration: Annotated[Path, typer.Argument(metavar="CONFIG", help="simulation configuration (YAML)")],
+    directory: Annotated[Path, typer.Argument(help="where the survey is written")],
+    override: Overrides = None,
+) -> None:
+    """Write a simulated LAMOST survey: files, parent table and label table."""
+    from catalogue.config import load_section
+    from catalogue.training.emulator import EmulatorError
+    from catalogue.training.labels import LabelError
+    from catalogue.training.simulate import SimulationConfiguration
+    from catalogue.training.simulate import simulate as simulate_survey
+
+    try:
+        settings = load_section(SimulationConfiguration, configuration, override, paths=("labels",))
+        survey = simulate_survey(settings, directory)
+    except (ConfigurationError, EmulatorError, LabelError) as error:
+        _refuse(error)
+    except OSError as error:
+        _refuse(f"{error.strerror}: {error.filename}", 1)
+    console.print(f"{survey.rows} rows", highlight=False)
+    for path in (survey.parent, survey.labels, survey.spectra):
+        console.print(str(path.resolve()), highlight=False)
+
+
 @models_app.command("list")
 def models_list() -> None:
     """List the model kinds and the shipped bundles."""

@@ -123,6 +123,34 @@ def load_run_configuration(path: Path, overrides: list[str] | None = None) -> Ru
     return parse(RunConfiguration, content, str(path))
 
 
+def load_section(
+    section: type[SectionT], path: Path, overrides: list[str] | None = None, paths: tuple[str, ...] = ()
+) -> SectionT:
+    """Read a configuration of another kind than a run's, with the same rules.
+
+    Parameters
+    ----------
+    section : pydantic model
+    path : Path
+    overrides : list of str, optional
+        ``key.sub=value``, the value in YAML.
+    paths : tuple of str
+        Top-level keys that are paths, relative to the file.
+
+    Raises
+    ------
+    ConfigurationError
+        As for :func:`load_run_configuration`.
+    """
+    content = read_yaml(path)
+    for override in overrides or []:
+        _set(content, override)
+    for key in paths:
+        if isinstance(content.get(key), str):
+            content[key] = resolve(content[key], path.parent)
+    return parse(section, content, str(path))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Mapping in a YAML file.
 
