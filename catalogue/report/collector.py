@@ -82,9 +82,8 @@ class ReportCollector:
         has_age = np.isfinite(parts["age"]) if "age" in parts else np.zeros(count, bool)
         self.states.add(status, flag, has_age)
         self._tally(parts, (flag & self.schema.bad_mask) == 0)
-        rows = np.arange(first_row, first_row + count, dtype=np.int64)
-        for chosen, sample in ((has_age, self._with_age), (~has_age, self._without_age)):
-            sample.add(rows[chosen], {role: values[chosen] for role, values in parts.items()})
+        self._with_age.add(first_row, has_age, parts)
+        self._without_age.add(first_row, ~has_age, parts)
         self.rows += count
 
     def _tally(self, parts: Mapping[str, NDArray[Any]], good: NDArray[np.bool_]) -> None:
@@ -102,7 +101,8 @@ class ReportCollector:
         second = self._without_age.take(self.sample_rows - (len(first["row"]) if first else 0))
         both = [part for part in (first, second) if part]
         if not both:
-            return {}
+            empty = {role: _part(role, np.empty(0)) for role in self.schema.roles}
+            return {**empty, "row": np.empty(0, np.int64), "priority": np.empty(0, np.uint64)}
         merged = {name: np.concatenate([part[name] for part in both]) for name in both[0]}
         order = np.argsort(merged["row"])
         return {name: values[order] for name, values in merged.items()}
@@ -130,7 +130,7 @@ class ReportCollector:
 def _part(role: str, values: NDArray[Any]) -> NDArray[Any]:
     """A column in the form in which the page handles its part."""
     if role in TEXT_ROLES:
-        return values.astype(np.dtypes.StringDType())
+        return values.astype(np.dtypes.StringDType(), copy=False)
     if role in INTEGER_ROLES:
         return values.astype(np.int64)
     return np.asarray(np.ma.filled(values.astype(np.float64), np.nan))

@@ -93,7 +93,7 @@ class StaticFigures:
         self.collector = collector
         self.schema = collector.schema
         sample = collector.sample()
-        rows = len(sample.get("row", ()))
+        rows = len(sample["row"])
         flag = np.asarray(sample["flag"], np.int64) if "flag" in sample else np.zeros(rows, np.int64)
         good = (flag & self.schema.bad_mask) == 0
         self.sample = {name: values[good] for name, values in sample.items()}

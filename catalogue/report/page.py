@@ -60,7 +60,7 @@ def render(collector: ReportCollector, context: ReportContext) -> str:
         flags=_flags(collector),
         with_age=sum(rows for _, _, has_age, rows in collector.states.rows() if has_age),
         good=_good_rows(collector),
-        sample_size=len(sample.get("row", ())),
+        sample_size=len(sample["row"]),
         figures=_figures(collector),
         examples=examples,
         without_spectra=without,

@@ -14,6 +14,7 @@ from catalogue.report.collector import ReportCollector
 from catalogue.report.example_spectra import ExampleSpectra
 from catalogue.report.figures import COLOUR_MAPS
 from catalogue.report.schema import INTEGER_ROLES, TEXT_ROLES
+from catalogue.report.tallies import AXES
 from catalogue.spectra.primitives import RowStatus
 
 _DOUBLE_ROLES = frozenset({"ra", "dec"})
@@ -70,10 +71,8 @@ def facts(collector: ReportCollector, spectra: ExampleSpectra | None) -> dict[st
         "statuses": {str(int(status)): [status.name, status.meaning] for status in RowStatus},
         "states": [[status, flag, int(has_age), rows] for status, flag, has_age, rows in collector.states.rows()],
         "colours": {role: colour_table(name) for role, name in COLOUR_MAPS.items()},
-        "bins": {
-            role: {"edges": histogram.for_display()[0].tolist(), "logarithmic": histogram.axis.logarithmic}
-            for role, histogram in collector.histograms.items()
-        },
+        "logarithmic": [role for role, axis in AXES.items() if axis.logarithmic],
+        "bins": {role: histogram.for_display()[0].tolist() for role, histogram in collector.histograms.items()},
         "spectra": None
         if spectra is None
         else {

@@ -57,23 +57,27 @@ class RowSample:
         self._parts: list[dict[str, NDArray[Any]]] = []
         self._held = 0
 
-    def add(self, rows: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]) -> None:
+    def add(self, first_row: int, offered: NDArray[np.bool_], columns: Mapping[str, NDArray[Any]]) -> None:
         """Offer rows to the sample.
 
         Parameters
         ----------
-        rows : ndarray of int64, shape (n,)
-            Catalogue row numbers, none offered before.
+        first_row : int
+            Catalogue row of element 0; no row is given twice.
+        offered : ndarray of bool, shape (n,)
+            Which of the rows are offered.
         columns : mapping of str to ndarray, shape (n,)
             The same names in every call.
         """
+        rows = np.flatnonzero(offered)
         self.seen += len(rows)
         if not self.size or not len(rows):
             return
-        priority = row_priority(rows, self.seed)
-        taken = np.flatnonzero(priority <= self._limit)
+        priority = row_priority(first_row + rows, self.seed)
+        wanted = priority <= self._limit
+        taken = rows[wanted]
         part = {name: values[taken] for name, values in columns.items()}
-        self._parts.append({**part, "row": rows[taken], "priority": priority[taken]})
+        self._parts.append({**part, "row": first_row + taken, "priority": priority[wanted]})
         self._held += len(taken)
         if self._held > 2 * self.size:
             self._compact()

@@ -94,7 +94,7 @@ class Histogram:
     def for_display(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Edges and counts of bins as wide as the number of rows asks for: two or four make one if rows are few."""
         rows = int(self.counts.sum())
-        factor = 1 if rows >= 2000 else 2 if rows >= 300 else 4
+        factor = 1 if rows >= 2000 else 2 if rows >= 150 else 4
         return self.axis.edges()[::factor], self.counts.reshape(-1, factor).sum(axis=1)
 
 
@@ -142,11 +142,11 @@ class StateCounts:
         """Count rows of one block; all arrays have shape ``(n,)``."""
         if not len(status):
             return
-        combined = np.empty(len(status), [("status", "i8"), ("flag", "u8"), ("has_age", "?")])
-        combined["status"], combined["flag"], combined["has_age"] = status, flag.astype(np.int64), has_age
-        values, counts = np.unique(combined, return_counts=True)
-        for value, count in zip(values, counts, strict=True):
-            self._counts[(int(value["status"]), int(value["flag"]), bool(value["has_age"]))] += int(count)
+        # One integer per state: flags have at most 31 bits and a status fits the rest.
+        states = (status.astype(np.int64) << 32) | (flag.astype(np.int64) << 1) | has_age
+        values, counts = np.unique(states, return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            self._counts[(value >> 32, (value >> 1) & 0x7FFFFFFF, bool(value & 1))] += count
 
     def rows(self) -> list[tuple[int, int, bool, int]]:
         """``(status, flag, has an age, rows)`` of every combination that occurs, sorted."""

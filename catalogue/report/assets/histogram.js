@@ -14,8 +14,8 @@ class Histogram {
     this.canvas = new Canvas(host, 0.6, () => this.draw());
     this.canvas.element.setAttribute("role", "img");
     this.canvas.element.setAttribute("aria-label", title);
-    this.bins = facts.bins[role];
-    this.edges = this.bins.logarithmic ? this.bins.edges.map(Math.log10) : this.bins.edges;
+    this.logarithmic = facts.logarithmic.includes(role);
+    this.edges = this.logarithmic ? facts.bins[role].map(Math.log10) : facts.bins[role];
     this.name = sample.row.length < facts.rows ? "sampled rows per bin" : "rows per bin";
   }
 
@@ -29,7 +29,7 @@ class Histogram {
     const counts = new Float64Array(last), values = this.sample[this.role];
     for (let star = 0; star < values.length; star += 1) {
       if (!this.chosen[star]) continue;
-      const value = this.bins.logarithmic ? Math.log10(values[star]) : values[star];
+      const value = this.logarithmic ? Math.log10(values[star]) : values[star];
       const bin = Math.floor((value - edges[0]) * scale);
       if (bin >= 0 && bin < last) counts[bin] += 1;
     }
@@ -66,7 +66,7 @@ class Histogram {
     const frame = new Frame(this.canvas, axis, { low: 0, high: 1.06 * tallest, label: this.name });
     this.canvas.clear();
     // Edges are in dex already: only the ticks are to be written as powers.
-    axis.logarithmic = this.bins.logarithmic;
+    axis.logarithmic = this.logarithmic;
     frame.draw();
     axis.logarithmic = false;
     frame.clip();

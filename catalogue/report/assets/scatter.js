@@ -17,7 +17,7 @@ class Scatter {
   }
 
   axis(role, inverted = false) {
-    const logarithmic = facts.bins[role]?.logarithmic ?? false;
+    const logarithmic = facts.logarithmic.includes(role);
     const values = this.sample[role];
     const [low, high] = bulk(logarithmic ? values.map((value) => (value > 0 ? Math.log10(value) : NaN)) : values);
     return { low, high, logarithmic, inverted, label: label(role) };
