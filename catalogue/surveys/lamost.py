@@ -225,13 +225,22 @@ def _check_wavelength(parsed: FileContent, first: int, name: str) -> None:
 
 def _mask(parsed: FileContent) -> NDArray[np.uint16]:
     """Andmask in the lower and ormask in the upper byte."""
-    values = np.stack([parsed.andmask, parsed.ormask]).astype(np.float32)
-    if not values.any():
-        return np.zeros(values.shape[1], np.uint16)
+    lower, upper = _byte(parsed.andmask), _byte(parsed.ormask)
+    return np.asarray(lower | upper << _OR_SHIFT, np.uint16)
+
+
+def _byte(stored: NDArray[np.floating]) -> NDArray[np.uint16]:
+    """Mask values as integers; what is no integer from 0 to 255 becomes NODATA."""
+    values = stored.astype(np.float32)
+    # NaN fails both comparisons.
+    if values.min() >= 0 and values.max() <= _LARGEST_MASK:
+        bits = values.astype(np.uint16)
+        if not (bits != values).any():
+            return bits
     good = (values >= 0) & (values <= _LARGEST_MASK)
     bits = np.where(good, values, 0).astype(np.uint16)
     bits[~good | (bits != values)] = _NODATA
-    return np.asarray(bits[0] | bits[1] << _OR_SHIFT, np.uint16)
+    return bits
 
 
 def _cards(parsed: FileContent) -> dict[str, float | int | str]:

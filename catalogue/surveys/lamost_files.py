@@ -27,16 +27,15 @@ from numpy.typing import NDArray
 from catalogue.spectra.primitives import RowStatus, SpectrumError
 from catalogue.surveys.regular_fits import (
     BLOCK,
+    Cards,
     IrregularFileError,
-    card_integer,
-    card_value,
     header_end,
     truncated,
 )
 
 IMAGE_ROWS = 5
 _VECTORS = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK")
-_SCALING = (b"BSCALE  =", b"BZERO   =")
+_SCALING = ("BSCALE", "BZERO")
 CARDS = ("OBSID", "RA", "DEC", "Z", "SNRG", "SN_G", "DATA_V", "COEFF0", "COEFF1", "EXTEN0")
 
 CardValue = int | float | str | None
@@ -94,8 +93,8 @@ def parse_by_position(content: bytes, name: str) -> FileContent:
             raise truncated(name, len(content), BLOCK, "header")
         raise SpectrumError(RowStatus.UNREADABLE, f"{name}: not FITS: starts with {content[:9]!r}")
     end = header_end(content, 0, name)
-    header = content[:end]
-    axes = card_integer(header, b"NAXIS   ")
+    header = Cards(content[:end])
+    axes = header.integer("NAXIS")
     if axes == 2:
         vectors = _image_rows(content, header, end, name)
         layout = Layout.FIVE_ROWS
@@ -104,7 +103,7 @@ def parse_by_position(content: bytes, name: str) -> FileContent:
         layout = Layout.COADD
     else:
         raise SpectrumError(RowStatus.WRONG_SHAPE, f"{name}: expected an image of 2 axes or none, found NAXIS = {axes}")
-    cards = {keyword: card_value(header, f"{keyword:<8}".encode()) for keyword in CARDS}
+    cards = {keyword: header.value(keyword) for keyword in CARDS}
     return FileContent(layout, cards, *vectors)
 
 
@@ -133,10 +132,10 @@ def parse_with_astropy(content: bytes, name: str) -> FileContent:
         raise SpectrumError(RowStatus.UNREADABLE, f"{name}: not readable as FITS: {error}") from error
 
 
-def _image_rows(content: bytes, header: bytes, start: int, name: str) -> list[NDArray[np.floating]]:
-    if any(keyword in header for keyword in _SCALING) or card_integer(header, b"BITPIX  ") != -32:
+def _image_rows(content: bytes, header: Cards, start: int, name: str) -> list[NDArray[np.floating]]:
+    if any(keyword in header for keyword in _SCALING) or header.integer("BITPIX") != -32:
         raise IrregularFileError("scaled, or not float32")
-    n, rows = card_integer(header, b"NAXIS1  "), card_integer(header, b"NAXIS2  ")
+    n, rows = header.integer("NAXIS1"), header.integer("NAXIS2")
     if rows != IMAGE_ROWS or n < 1:
         raise SpectrumError(RowStatus.WRONG_SHAPE, f"{name}: expected an image (5, N), found ({rows}, {n})")
     _require(content, start + 4 * n * rows, "image", name)
@@ -154,25 +153,25 @@ def _table_vectors(content: bytes, start: int, name: str) -> list[NDArray[np.flo
 
 
 @lru_cache(maxsize=256)
-def _table_layout(header: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+def _table_layout(content: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """Row width in bytes, and the offset in bytes and the length of each of the five vectors.
 
     Cached because the headers of all tables of one length are the same bytes.
     """
+    header = Cards(content)
     integers = {
-        keyword: card_integer(header, f"{keyword:<8}".encode())
-        for keyword in ("BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "PCOUNT", "TFIELDS")
+        keyword: header.integer(keyword) for keyword in ("BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "PCOUNT", "TFIELDS")
     }
     regular = {"BITPIX": 8, "NAXIS": 2, "NAXIS2": 1, "PCOUNT": 0}
-    if not header.startswith(b"XTENSION= 'BINTABLE'") or any(integers[k] != v for k, v in regular.items()):
+    if not content.startswith(b"XTENSION= 'BINTABLE'") or any(integers[k] != v for k, v in regular.items()):
         raise IrregularFileError("not a table of one row")
-    if not 0 < integers["TFIELDS"] < 100 or b"TSCAL" in header or b"TZERO" in header:
+    if not 0 < integers["TFIELDS"] < 100 or b"TSCAL" in content or b"TZERO" in content:
         raise IrregularFileError("no columns, too many, or scaled")
     found: dict[str, tuple[int, int]] = {}
     offset = 0
     for number in range(1, integers["TFIELDS"] + 1):
-        form = card_value(header, f"TFORM{number:<3}".encode())
-        label = card_value(header, f"TTYPE{number:<3}".encode())
+        form = header.value(f"TFORM{number}")
+        label = header.value(f"TTYPE{number}")
         if not isinstance(form, str) or not isinstance(label, str):
             raise IrregularFileError(f"column {number} without name or format")
         count, kind = form.strip()[:-1], form.strip()[-1:]

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import re
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from isal import igzip_lib
 
 from catalogue.spectra.primitives import RowStatus, SpectrumError
@@ -23,6 +25,8 @@ _ISAL_ERROR: type[Exception] = igzip_lib.error  # type: ignore[assignment]
 _GZIP_MAGIC = b"\x1f\x8b"
 _NUMBER = re.compile(rb" *([+-]?(?:\d+\.?\d*|\.\d+)(?:[EeDd][+-]?\d+)?) *(?:/|$)")
 _STRING = re.compile(rb" *'((?:[^']|'')*)' *(?:/|$)")
+_KEYWORD_BYTES = 10
+_CARD_TYPE = np.dtype([("keyword", f"V{_KEYWORD_BYTES}"), ("rest", f"V{CARD - _KEYWORD_BYTES}")])
 _PRINTABLE = bytes(range(0x20, 0x7F))
 
 
@@ -155,44 +159,73 @@ def truncated(name: str, found: int, expected: int, where: str) -> SpectrumError
     )
 
 
-def card_field(header: bytes, keyword: bytes) -> bytes | None:
-    """Value and comment of the first card with this keyword (of eight characters), or None."""
-    position = header.find(keyword + b"= ")
-    while position >= 0 and position % CARD:
-        position = header.find(keyword + b"= ", position + 1)
-    return None if position < 0 else header[position + 10 : position + CARD]
+class Cards:
+    """Cards of a header, found by the position of their keywords.
 
+    Files of one kind have the same keywords in the same order, so that the positions are worked out once for each order
+    met and remembered.
 
-def card_value(header: bytes, keyword: bytes) -> int | float | str | None:
-    """Value of a card: integer, float or string; None if there is no such card.
-
-    Raises
-    ------
-    IrregularFileError
-        If the value is of another form (logical, undefined, complex, continued or malformed).
+    Parameters
+    ----------
+    header : bytes
+        Whole blocks of 2880 bytes.
     """
-    field = card_field(header, keyword)
-    if field is None:
-        return None
-    if match := _NUMBER.match(field):
-        text = match[1]
-        if text.lstrip(b"+-").isdigit():
-            return int(text)
-        return float(text.upper().replace(b"D", b"E"))
-    if (match := _STRING.match(field)) and not match[1].endswith(b"&"):
-        return match[1].replace(b"''", b"'").decode("ascii").rstrip(" ")
-    raise IrregularFileError(f"{keyword.decode().strip()} = {field!r}")
+
+    def __init__(self, header: bytes) -> None:
+        self.header = header
+        keywords = np.frombuffer(header, _CARD_TYPE)["keyword"].tobytes()
+        self._positions = _first_positions(keywords)
+
+    def value(self, keyword: str) -> int | float | str | None:
+        """Value of the first card with a keyword: integer, float or string; None if there is no such card.
+
+        Raises
+        ------
+        IrregularFileError
+            If the value is of another form (logical, undefined, complex, continued or malformed).
+        """
+        position = self._positions.get(keyword)
+        if position is None:
+            return None
+        field = self.header[position + _KEYWORD_BYTES : position + CARD]
+        if match := _NUMBER.match(field):
+            text = match[1]
+            if text.lstrip(b"+-").isdigit():
+                return int(text)
+            return float(text.upper().replace(b"D", b"E"))
+        if (match := _STRING.match(field)) and not match[1].endswith(b"&"):
+            return match[1].replace(b"''", b"'").decode("ascii").rstrip(" ")
+        raise IrregularFileError(f"{keyword} = {field!r}")
+
+    def integer(self, keyword: str) -> int:
+        """Integer value of a card.
+
+        Raises
+        ------
+        IrregularFileError
+            If there is no such card or its value is no integer.
+        """
+        value = self.value(keyword)
+        if not isinstance(value, int):
+            raise IrregularFileError(f"{keyword} = {value!r}")
+        return value
+
+    def __contains__(self, keyword: str) -> bool:
+        return keyword in self._positions
 
 
-def card_integer(header: bytes, keyword: bytes) -> int:
-    """Integer value of a card.
+@lru_cache(maxsize=256)
+def _first_positions(keywords: bytes) -> dict[str, int]:
+    """Offset in the header of the first card with each keyword that takes a value.
 
-    Raises
-    ------
-    IrregularFileError
-        If there is no such card or its value is no integer.
+    Parameters
+    ----------
+    keywords : bytes
+        The first ten bytes of every card.
     """
-    value = card_value(header, keyword)
-    if not isinstance(value, int):
-        raise IrregularFileError(f"{keyword.decode().strip()} = {value!r}")
-    return value
+    positions: dict[str, int] = {}
+    for number in range(len(keywords) // _KEYWORD_BYTES):
+        start = keywords[number * _KEYWORD_BYTES : (number + 1) * _KEYWORD_BYTES]
+        if start[8:] == b"= ":
+            positions.setdefault(start[:8].decode("ascii").rstrip(), number * CARD)
+    return positions
