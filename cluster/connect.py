@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import yaml
 from distributed import Client
@@ -16,11 +15,10 @@ from pydantic import ValidationError
 
 from cluster import kinds
 from cluster.errors import ClusterError
+from cluster.facts import remember_worker_timeout
 from cluster.settings import ClusterSettings
 
 Where = str | Path | Mapping[str, Any] | Client
-
-_worker_timeouts: WeakKeyDictionary[Client, float | None] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -55,13 +53,8 @@ def connect(where: Where, *, relative_to: Path, scratch: Path, workers: int | No
     settings = load_settings(where, relative_to=relative_to)
     scratch = Path(scratch).absolute()
     with settings.open(scratch=scratch, workers=workers) as client:
-        _worker_timeouts[client] = settings.worker_timeout
+        remember_worker_timeout(client, settings.worker_timeout)
         yield client
-
-
-def worker_timeout(client: Client) -> float | None:
-    """Longest time without a worker that suits the cluster of a client [s]; 120 s for clients of others."""
-    return _worker_timeouts.get(client, 120.0)
 
 
 def job_script(path: str | Path | Mapping[str, Any]) -> str:

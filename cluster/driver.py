@@ -12,9 +12,9 @@ from typing import Any
 
 from distributed import Client, WorkerPlugin
 
-from cluster.connect import worker_timeout
 from cluster.deaths import deaths_counted_here
 from cluster.errors import NoWorkersError, StorageFullError, TaskFailed
+from cluster.facts import facts_of
 from cluster.flight import Death, Flight, Landing, Lost
 from cluster.ledger import Ledger
 from cluster.tasks import Failure, Outcome, Progress, RetryPolicy, Success, Task
@@ -94,7 +94,9 @@ class _Run:
         self.policy = policy
         self.on_done = on_done
         self.on_progress = on_progress
-        limit = policy.worker_timeout if policy.worker_timeout is not None else worker_timeout(client)
+        facts = facts_of(client)
+        limit = policy.worker_timeout if policy.worker_timeout is not None else facts.worker_timeout
+        self.trouble = facts.trouble
         self.workforce = Workforce(client, limit)
         self.done = 0
         self.task_seconds = 0.0
@@ -114,6 +116,8 @@ class _Run:
         if not self.workforce.look():
             return
         self._tell()
+        if not self.workforce.addresses and (trouble := self.trouble()) is not None:
+            raise NoWorkersError(trouble)
         if self.workforce.is_overdue():
             raise NoWorkersError(
                 f"no worker for {self.workforce.without_workers():.0f} s (limit {self.workforce.limit:.0f} s), "
