@@ -46,9 +46,9 @@ def test_an_error_in_a_thread_is_raised_and_leaves_nothing(tmp_path, monkeypatch
     monkeypatch.setattr("catalogue.writers.csv.csv_text", lambda batch: 1 / 0)
     monkeypatch.setattr("catalogue.writers.csv.usable_cpus", lambda: 1)
     writer = CsvWriter(tmp_path / "x.csv.gz", every_dtype_model(), 8, PROVENANCE)
-    writer.write(every_dtype_rows(6))
+    writer.write(every_dtype_rows(4))
     with pytest.raises(ZeroDivisionError):
-        writer.write(every_dtype_rows(2))
+        writer.write(every_dtype_rows(4))
     assert not list(tmp_path.iterdir())
 
 
