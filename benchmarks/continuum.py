@@ -1,0 +1,84 @@
+"""Continuum normalisation of APOGEE spectra: all stars at once against a loop with numpy's Chebyshev fit.
+
+Run: ``python -m benchmarks.continuum [--stars 512] [--threads 1] [--repeat 5]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from catalogue.models.apogee_continuum import N_PIXELS, TARGET_BITS, ApogeeContinuum, read_continuum_pixels
+from catalogue.models.dropout import map_granules
+from tests.factories.apogee import combined_spectrum
+from tests.models.test_apogee_continuum import CHIPS, STARTS, Chebyshev
+
+
+def one_star(flux, ivar, mask, pixels) -> np.ndarray:
+    """As ALGORITHMS 2.1 has it, with vectorised bit tests."""
+    normalised = np.empty(N_PIXELS)
+    with np.errstate(all="ignore"):
+        error = 1 / np.sqrt(ivar.astype(float))
+        for (first, last), start in zip(CHIPS, STARTS, strict=True):
+            value, sigma, x = flux[first:last].astype(float), error[first:last], np.arange(last - first)
+            use = pixels[start : start + last - first] & np.isfinite(value) & np.isfinite(sigma)
+            fit = Chebyshev.fit(x[use], value[use], 2, w=1 / (sigma[use] ** 2 + 1e-8))
+            normalised[start : start + last - first] = value / fit(x)
+        normalised[normalised < 0] = 0
+        normalised[~np.isfinite(normalised)] = 1
+        bits = np.concatenate([mask[first:last] for first, last in CHIPS])
+        bad = np.zeros(N_PIXELS, bool)
+        for bit in TARGET_BITS:
+            bad |= (bits & (1 << bit)) != 0
+        normalised[bad] = 1
+        normalised[normalised > 2] = 1
+    return normalised
+
+
+def seconds(function, repeat: int) -> float:
+    function()
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, value in (("stars", 512), ("threads", 1), ("repeat", 5)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    flux, error, mask = combined_spectrum(1, options.stars)
+    ivar = np.where(error < 1e9, error**-2.0, 0).astype("f4")
+    flux, mask = flux.astype("f4"), mask.astype("u4")
+    pixels = read_continuum_pixels()
+    normalise = ApogeeContinuum(pixels)
+    out = torch.empty(options.stars, N_PIXELS)
+
+    def loop() -> np.ndarray:
+        return np.stack([one_star(flux[i], ivar[i], mask[i], pixels) for i in range(options.stars)])
+
+    def granule(index: int) -> None:
+        part = slice(64 * index, 64 * (index + 1))
+        normalise(flux[part], ivar[part], mask[part], out[part])
+
+    def batched() -> None:
+        map_granules(granule, -(-options.stars // 64), options.threads)
+
+    batched()
+    print(f"largest difference {np.abs(loop() - out.numpy()).max():.1e}")
+    slow, fast = seconds(loop, options.repeat), seconds(batched, options.repeat)
+    print(f"{options.stars} stars, {options.threads} thread(s), median of {options.repeat}")
+    print(f"numpy loop {slow / options.stars * 1e6:8.1f} µs/star")
+    print(f"batched    {fast / options.stars * 1e6:8.1f} µs/star {slow / fast:6.1f} ×")
+
+
+if __name__ == "__main__":
+    main()
