@@ -359,4 +359,4 @@ def _merge_all(
     if any(merged.written for merged in result.merged):
         names = [path.name for merged in result.merged for path in merged.files]
         names += [report_path(run, product).name for product in run.products if run.configuration.output.report]
-        write_provenance(run, manifest, configuration_text, names)
+        write_provenance(run, manifest, ingest_plan, configuration_text, names)

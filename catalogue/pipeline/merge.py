@@ -119,7 +119,7 @@ def merge(
     if missing and not allow_incomplete:
         raise MergeRefused(f"{product.name}: {len(missing)} units are not done: {', '.join(missing[:5])}")
     inputs = merge_inputs(run, product, manifest, ingest, inferences)
-    cards = header_cards(run, product, manifest, inputs, complete=not missing)
+    cards = header_cards(run, product, manifest, complete=not missing)
     writers = [
         writer_for(name)(output_path(run, product, name), product, manifest.n_rows, cards)
         for name in run.configuration.output.formats

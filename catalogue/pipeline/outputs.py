@@ -9,12 +9,14 @@ from catalogue.pipeline.manifest import Manifest
 from catalogue.pipeline.merge import Merged, report_path
 from catalogue.pipeline.plan import StagePlan
 from catalogue.pipeline.provenance import header_cards, provenance_document
-from catalogue.pipeline.records import write_json
+from catalogue.pipeline.records import digest_of, write_json
 from catalogue.pipeline.run import Run
 from catalogue.report import ReportCollector, ReportContext, StageTiming
 
 
-def write_provenance(run: Run, manifest: Manifest, configuration_text: str, files: list[str]) -> None:
+def write_provenance(
+    run: Run, manifest: Manifest, ingest: StagePlan, configuration_text: str, files: list[str]
+) -> None:
     """Write ``provenance.json``; outputs of other formats made by earlier builds stay listed while they exist."""
     path = run.directory.root / "provenance.json"
     try:
@@ -22,8 +24,9 @@ def write_provenance(run: Run, manifest: Manifest, configuration_text: str, file
     except (FileNotFoundError, ValueError, KeyError):
         earlier = {}
     names = {name.removeprefix("file:") for name in earlier if name.startswith("file:")} | set(files)
+    spectra = digest_of([unit.record.output if unit.record else None for unit in ingest.units])
     present = sorted(name for name in names if (run.directory.root / name).exists())
-    write_json(path, provenance_document(run, manifest, configuration_text, present))
+    write_json(path, provenance_document(run, manifest, spectra, configuration_text, present))
 
 
 def write_report(
@@ -41,7 +44,7 @@ def write_report(
         if records:
             rows = sum(record.stop - record.start for record in records)
             timings.append(StageTiming(stage.name, rows, sum(record.seconds for record in records), len(records)))
-    cards = header_cards(run, product, manifest, "", complete=True)
+    cards = header_cards(run, product, manifest, complete=True)
     collector.write(
         report_path(run, product),
         ReportContext(

@@ -22,7 +22,7 @@ def run_date(manifest: Manifest) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def header_cards(run: Run, product: DataModel, manifest: Manifest, inputs: str, complete: bool) -> dict[str, str]:
+def header_cards(run: Run, product: DataModel, manifest: Manifest, complete: bool) -> dict[str, str]:
     """FITS keyword to value; the same for every format.
 
     Nothing here depends on where the run's directory is, how it was distributed, or how often it was interrupted.
@@ -35,7 +35,6 @@ def header_cards(run: Run, product: DataModel, manifest: Manifest, inputs: str, 
         "SURVEY": run.survey.name,
         "PARENT": run.configuration.parent.path.name,
         "PARENTDG": manifest.parent,
-        "INPUTDG": inputs,
         "CONFDG": digest_of(run.semantics),
         "DMODELDG": product.digest,
         "COMPLETE": "yes" if complete else "no",
@@ -53,13 +52,17 @@ def header_cards(run: Run, product: DataModel, manifest: Manifest, inputs: str, 
     return cards
 
 
-def provenance_document(run: Run, manifest: Manifest, configuration_text: str, files: list[str]) -> dict[str, Any]:
+def provenance_document(
+    run: Run, manifest: Manifest, spectra: str, configuration_text: str, files: list[str]
+) -> dict[str, Any]:
     """Entities, activity and agents of a run, in the vocabulary of W3C PROV.
 
     Parameters
     ----------
     run : Run
     manifest : Manifest
+    spectra : str
+        Digest of the spectra store's units; it depends on the chunking, which is why no catalogue file holds it.
     configuration_text : str
         YAML that makes this run again.
     files : list of str
@@ -80,6 +83,7 @@ def provenance_document(run: Run, manifest: Manifest, configuration_text: str, f
                 "digest": manifest.parent,
                 "rows": manifest.n_rows,
             },
+            "spectra": {"digest": spectra, "chunk_rows": manifest.chunk_rows, "wasDerivedFrom": "parent"},
             **models,
             **{f"product:{product.name}": {"data_model_digest": product.digest} for product in run.products},
             **{f"file:{name}": {"wasGeneratedBy": "activity:build"} for name in files},
