@@ -132,11 +132,11 @@ class ApogeeContinuum:
             for star in range(0, len(flux), max(block, 1)):
                 stars = slice(star, star + block)
                 part, inside = (stars, slice(first, last)), (stars, slice(start, start + last - first))
-                self._divide(flux[part], coefficients[stars] @ basis, mask[part], out[inside])
+                self._divide(flux[part], -coefficients[stars] @ basis, mask[part], out[inside])
         return out
 
     def _divide(self, flux: torch.Tensor, continuum: torch.Tensor, mask: torch.Tensor, out: torch.Tensor) -> None:
-        """Write flux/continuum with the replacements to ``out``; ``continuum`` is overwritten.
+        """Write flux/continuum with the replacements to ``out``; ``continuum``, given negative, is overwritten.
 
         Replacing through comparisons costs more than the fit, because comparisons and masked fills are not
         vectorised on CPUs. In negative sense everything is: what is masked is pushed below minus the limit, and
@@ -144,7 +144,7 @@ class ApogeeContinuum:
         """
         limit = self._limit
         target = torch.bitwise_and(mask, self._target)
-        ratio = torch.div(flux, continuum, out=continuum).neg_().clamp_(max=0.0)
+        ratio = torch.div(flux, continuum, out=continuum).clamp_(max=0.0)
         ratio.sub_(target.to(torch.float32), alpha=2.0 * limit)
         beyond = -float(np.nextafter(np.float32(limit), np.float32(np.inf)))
         torch.nn.functional.threshold(ratio, beyond, -1.0, inplace=True)
@@ -183,20 +183,18 @@ class _Fit:
         weight = ivar.index_select(1, self._pixels)
         # A flux that is not finite times 0 is NaN: such pixels lose their weight.
         weight = torch.nan_to_num_(weight.add_(values * 0.0), nan=0.0, posinf=0.0, neginf=0.0)
-        values = torch.nan_to_num_(values, nan=0.0, posinf=0.0, neginf=0.0).double()
+        values = torch.nan_to_num_(values, nan=0.0, posinf=0.0, neginf=0.0)
         # w = 1/(σ² + floor) = ivar/(1 + floor · ivar) multiplies the residual, which is then squared.
-        weight = weight.double()
-        weight = weight.div_(weight * floor + 1.0)
-        coefficients = []
+        weight.div_(weight * floor + 1.0)
         parts = zip(values.split(self._sizes, 1), weight.split(self._sizes, 1), strict=True)
-        for number, (value, information) in enumerate(parts):
-            coefficients.append(self._solve(value, information, number))
-        return coefficients
+        return [self._solve(value, information, number) for number, (value, information) in enumerate(parts)]
 
     def _solve(self, values: torch.Tensor, weight: torch.Tensor, chip: int) -> torch.Tensor:
         n = self.degree + 1
-        scale = weight.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float64).tiny)
-        squared = (weight / scale).square_()
+        scale = weight.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+        # Weights rounded to float32 are as good as others, if both sides of the equations have the same; the sums
+        # need float64.
+        squared = (weight / scale).square_().double()
         normal = (squared @ self._products[chip]).view(-1, n, n)
         right = squared.mul_(values) @ self._vanders[chip]
         coefficients, failed = torch.linalg.solve_ex(normal, right)

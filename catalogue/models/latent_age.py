@@ -21,6 +21,9 @@ from catalogue.models.latent_forest import AgeForest
 from catalogue.models.latent_network import LatentArchitecture, LatentNetwork
 from catalogue.spectra.primitives import GRANULE_ROWS
 
+MISSING_BELOW = -900.0
+"""Teff and [Fe/H] below it are missing: allStar tables write -9999 and -999.99 up to DR16, NaN in DR17."""
+
 _AGES = (
     Output("log_age", "float32", "dex(Gyr)", "log10 of the age, mean over the trees"),
     Output("log_age_error", "float32", "dex(Gyr)", "spread of log_age over the trees"),
@@ -101,6 +104,7 @@ class LatentAge(Model):
         if self.forest is None:
             return found
         stellar = [np.asarray(batch.columns[name], dtype=np.float64) for name in self.inputs]
+        stellar = [np.where(values > MISSING_BELOW, values, np.nan) for values in stellar]
         features = np.column_stack([latent.astype(np.float64), *stellar])
         complete = np.isfinite(features).all(axis=1)
         if complete.any():

@@ -108,13 +108,15 @@ def test_latent_numbers_for_every_spectrum_and_ages_where_teff_and_metallicity_a
     batch = stars(30)
     batch.columns["teff"][5] = np.nan
     batch.columns["fe_h"][6] = np.nan
+    batch.columns["teff"][7] = -9999.0
+    batch.columns["fe_h"][8] = -999.99
     found = model.predict(batch, CPU)
     assert list(found) == [output.name for output in model.outputs]
     assert list(found)[:9] == ["z0", "z1", "z2", "z3", "z4", "log_age", "log_age_error", "age", "age_error"]
     for i in range(5):
         np.testing.assert_array_equal(np.isfinite(found[f"z{i}"]), batch.usable)
     aged = batch.usable.copy()
-    aged[[5, 6]] = False
+    aged[5:9] = False
     for name in ("log_age", "log_age_error", "age", "age_error"):
         assert found[name].dtype == np.float32
         np.testing.assert_array_equal(np.isfinite(found[name]), aged)
