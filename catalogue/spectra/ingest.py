@@ -26,7 +26,8 @@ from catalogue.spectra.unit_rows import SIGNATURES, ChunkRows, UnitRows
 from catalogue.surveys import load_survey
 from catalogue.surveys.base import Survey
 
-_ROWS_PER_THREAD_TASK = 16
+_SAMPLE_ROWS = 16
+_MOST_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def ingest_unit(
     stop: int,
     *,
     reuse: tuple[str, str] | None = None,
-    threads: int = 4,
+    threads: int | None = None,
 ) -> IngestSummary:
     """Read the files of rows ``start`` to ``stop`` into a store.
 
@@ -84,8 +85,8 @@ def ingest_unit(
     reuse : (store, parent), optional
         An earlier store and its parent table: rows whose parent values, path and file (size and time) are the same
         there are copied instead of read.
-    threads : int
-        Files in flight.
+    threads : int, optional
+        Files in flight. By default 1 to 16, as many as it takes to fill the time that a file system lets us wait.
 
     Returns
     -------
@@ -111,7 +112,7 @@ def ingest_unit(
     reader = _Reader(unit.survey, SpectraRoot(root))
     digest = ColumnDigest()
     n_reused = 0
-    with ThreadPoolExecutor(max(1, threads)) as pool, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(threads or _MOST_THREADS) as pool, ThreadPoolExecutor(1) as writer:
         written: Future[None] | None = None
         for first in range(start, stop, unit.chunk_rows):
             chunk = ChunkRows(unit, first, min(first + unit.chunk_rows, stop))
@@ -120,7 +121,7 @@ def ingest_unit(
                 taken = earlier.copy_into(chunk, pending, reader.root)
                 n_reused += len(taken)
                 pending = [row for row in pending if row not in taken]
-            _read_files(chunk, pending, reader, pool)
+            _read_files(chunk, pending, reader, pool, threads)
             if written is not None:
                 written.result()
             written = writer.submit(_finish_chunk, chunk, unit.group, digest)
@@ -204,14 +205,26 @@ class _Reader:
         return size
 
 
-def _read_files(chunk: ChunkRows, rows: Sequence[int], reader: _Reader, pool: ThreadPoolExecutor) -> None:
-    """Read the files of some rows, several at a time."""
+def _read_files(
+    chunk: ChunkRows, rows: Sequence[int], reader: _Reader, pool: ThreadPoolExecutor, threads: int | None
+) -> None:
+    """Read the files of some rows, several at a time where that pays."""
 
     def read_some(some: Sequence[int]) -> int:
         return sum(reader.read(chunk, row) for row in some)
 
-    pieces = [rows[i : i + _ROWS_PER_THREAD_TASK] for i in range(0, len(rows), _ROWS_PER_THREAD_TASK)]
-    reader.bytes_read += sum(pool.map(read_some, pieces))
+    elapsed, busy = time.perf_counter(), time.thread_time()
+    reader.bytes_read += read_some(rows[:_SAMPLE_ROWS])
+    elapsed, busy = time.perf_counter() - elapsed, time.thread_time() - busy
+    rest = rows[_SAMPLE_ROWS:]
+    if threads is None:
+        # A core that decompresses all the time gains nothing from threads, which then only wait for one another.
+        threads = min(_MOST_THREADS, max(1, round(elapsed / max(busy, 1e-6))))
+    if threads == 1:
+        reader.bytes_read += read_some(rest)
+        return
+    # One share per thread, interleaved so that all of them end at about the same time.
+    reader.bytes_read += sum(pool.map(read_some, [rest[i::threads] for i in range(threads)]))
 
 
 def _finish_chunk(chunk: ChunkRows, group: zarr.Group, digest: ColumnDigest) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +140,24 @@ def test_threads_and_chunks_do_not_change_the_content(ingested, survey, tmp_path
     everything = ["flux", "ivar", "mask", "status", "reason", "file_mtime_ns", *(c.name for c in SURVEY.columns)]
     for name, values in small.read(*everything).items():
         np.testing.assert_array_equal(values, ingested.read(name)[name])
+
+
+def test_files_are_in_flight_together_where_the_file_system_is_slow(survey, ingested, tmp_path, monkeypatch):
+    read = LamostLowResolution.read
+    names: set[str] = set()
+
+    def slow(self, path):
+        time.sleep(0.004)
+        names.add(threading.current_thread().name)
+        return read(self, path)
+
+    monkeypatch.setattr(LamostLowResolution, "read", slow)
+    done = run(survey, ingested.root, tmp_path / "a")
+    assert done.digests == ingested.digests
+    assert len(names) > 3
+    names.clear()
+    run(survey, ingested.root, tmp_path / "b", threads=1)
+    assert names == {threading.current_thread().name}
 
 
 def test_the_digest_sees_every_array_but_the_file_times(ingested, survey, tmp_path):
