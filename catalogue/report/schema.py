@@ -6,33 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catalogue.datamodels import DataModel
-
-ROLE_NAMES: dict[str, tuple[str, ...]] = {
-    "ra": ("ra", "raj2000", "ra_icrs", "objra", "file_ra"),
-    "dec": ("dec", "dej2000", "dec_icrs", "objdec", "file_dec"),
-    "snr": ("snrg", "snr", "snrev", "file_snrg"),
-    "teff": ("teff",),
-    "logg": ("logg",),
-    "feh": ("feh", "fe_h", "m_h"),
-    "alpha": ("alpha_m", "alpha_fe", "afe", "mg_fe"),
-    "age": ("age",),
-    "age_error": ("age_error", "age_total_error", "age_err", "e_age"),
-    "age_model_error": ("age_model_error",),
-    "age_low": ("age_p16",),
-    "age_median": ("age_p50",),
-    "age_high": ("age_p84",),
-    "mass": ("mass",),
-    "mass_error": ("mass_error", "mass_total_error", "mass_err", "e_mass"),
-    "mass_low": ("mass_p16",),
-    "mass_median": ("mass_p50",),
-    "mass_high": ("mass_p84",),
-    "correlation": ("age_mass_corr", "age_mass_correlation"),
-    "class": ("class",),
-    "subclass": ("subclass",),
-    "status": ("status",),
-    "flag": ("flag",),
-}
-"""Names, in order of preference and compared without case, by which a column that states no role is taken for one."""
+from catalogue.datamodels.roles import ROLE_NAMES, find_role
 
 AXIS_WORDS = {
     "teff": "Teff",
@@ -78,7 +52,7 @@ class ReportSchema:
     Attributes
     ----------
     roles : dict of str to ColumnFacts
-        Role (a key of :data:`ROLE_NAMES` or ``"key"``) to the column that plays it.
+        Role (a key of :data:`~catalogue.datamodels.roles.ROLE_NAMES` or ``"key"``) to the column that plays it.
     flags : tuple of FlagFacts
     """
 
@@ -113,24 +87,10 @@ def readable_unit(unit: str) -> str:
 
 
 def find_roles(columns: Sequence[ColumnFacts]) -> dict[str, ColumnFacts]:
-    """Match columns to the parts of :data:`ROLE_NAMES`, ignoring case.
-
-    Parameters
-    ----------
-    columns : sequence of ColumnFacts
-
-    Returns
-    -------
-    dict of str to ColumnFacts
-        Parts that no column plays are left out.
-    """
-    by_name = {column.name.lower(): column for column in reversed(columns)}
-    found = {}
-    for role, names in ROLE_NAMES.items():
-        match = next((by_name[name] for name in names if name in by_name), None)
-        if match is not None:
-            found[role] = match
-    return found
+    """Match columns to the parts of ``ROLE_NAMES`` by name; parts that none plays are left out."""
+    by_name = {column.name: column for column in columns}
+    found = {role: find_role(role, by_name) for role in ROLE_NAMES}
+    return {role: by_name[name] for role, name in found.items() if name is not None}
 
 
 def schema_of(data_model: DataModel) -> ReportSchema:

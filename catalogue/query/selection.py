@@ -1,0 +1,152 @@
+"""Rows of a lazy dataset by a mask, chunk by chunk: chunks without a chosen row are never read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray
+from numpy.typing import NDArray
+
+ROW = "row"
+BLOCK_ROWS = 131072
+
+
+def row_blocks(dataset: xarray.Dataset, names: list[str]) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+    """Some columns block by block, in order, so that memory stays at a few blocks.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    names : list of str
+        Columns along :data:`ROW`.
+
+    Yields
+    ------
+    int, list of ndarray
+        First row of the block and the values of the columns.
+    """
+    rows = dataset.sizes[ROW]
+    bounds = _bounds(dataset[names[0]], rows) if names else []
+    for start, stop in bounds:
+        part = dataset[names].isel({ROW: slice(start, stop)})
+        # One computation for all columns: what they have in common is read once.
+        loaded = part.compute()
+        yield start, [np.asarray(loaded[name].values) for name in names]
+
+
+def _bounds(array: xarray.DataArray, rows: int) -> list[tuple[int, int]]:
+    """Row ranges of whole chunks, at least a block of rows each."""
+    sizes = array.chunksizes.get(ROW) or (BLOCK_ROWS,) * (rows // BLOCK_ROWS) + ((rows % BLOCK_ROWS,) if rows else ())
+    bounds, start, stop = [], 0, 0
+    for size in sizes:
+        stop += size
+        if stop - start >= BLOCK_ROWS or stop == rows:
+            if stop > start:
+                bounds.append((start, stop))
+            start = stop
+    return bounds
+
+
+def mask_of(dataset: xarray.Dataset, names: list[str], chosen: Callable[..., NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Evaluate a condition on columns block by block.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    names : list of str
+    chosen : callable
+        Takes the values of the columns, gives a mask of their shape.
+
+    Returns
+    -------
+    ndarray of bool, shape (rows,)
+    """
+    mask = np.zeros(dataset.sizes[ROW], bool)
+    for start, values in row_blocks(dataset, names):
+        mask[start : start + len(values[0])] = chosen(*values)
+    return mask
+
+
+def select_rows(dataset: xarray.Dataset, mask: NDArray[np.bool_]) -> xarray.Dataset:
+    """The rows where a mask is True, still lazy.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    mask : ndarray of bool, shape (rows,)
+
+    Returns
+    -------
+    Dataset
+        Same variables, coordinates and attributes; chunk sizes are known.
+
+    Notes
+    -----
+    ``isel`` with millions of row numbers keeps them once per variable in the graph; here all variables share one mask
+    of a byte per row.
+    """
+    shared: dict[tuple[int, ...], tuple[da.Array, NDArray[np.int64], tuple[int, ...]]] = {}
+    chosen = {}
+    for name, variable in dataset.variables.items():
+        if ROW not in variable.dims:
+            chosen[name] = variable
+        elif not isinstance(variable.data, da.Array):
+            chosen[name] = variable.isel({ROW: np.flatnonzero(mask)})
+        else:
+            chosen[name] = _select_variable(variable, mask, shared)
+    coordinates = {name: chosen.pop(name) for name in dataset.coords}
+    result = xarray.Dataset(chosen, coordinates, dataset.attrs)
+    result.encoding = dict(dataset.encoding)
+    return result
+
+
+def take_rows(dataset: xarray.Dataset, rows: NDArray[np.int64]) -> xarray.Dataset:
+    """Rows by number, in any order and as often as they are asked for; each chunk is read once.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    rows : ndarray of int64, shape (n,)
+    """
+    total = dataset.sizes[ROW]
+    if len(rows) == total and np.array_equal(rows, np.arange(total)):
+        return dataset
+    distinct, inverse = np.unique(rows, return_inverse=True)
+    mask = np.zeros(total, bool)
+    mask[distinct] = True
+    selected = select_rows(dataset, mask)
+    if np.array_equal(inverse, np.arange(len(distinct))):
+        return selected
+    result = selected.isel({ROW: inverse})
+    result.encoding = dict(dataset.encoding)
+    return result
+
+
+def _select_variable(variable: xarray.Variable, mask: NDArray[np.bool_], shared: dict[Any, Any]) -> xarray.Variable:
+    axis = variable.dims.index(ROW)
+    array: da.Array = variable.data
+    sizes = array.chunks[axis]
+    if sizes not in shared:
+        lazy = da.from_array(mask, chunks=(sizes,))
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        counts = np.array([int(mask[a:b].sum()) for a, b in itertools.pairwise(starts)], np.int64)
+        kept = np.flatnonzero(counts) if counts.any() else np.arange(min(1, len(counts)))
+        shared[sizes] = (lazy.blocks[kept] if len(kept) else lazy, kept, tuple(int(count) for count in counts[kept]))
+    lazy, kept, counts = shared[sizes]
+    if not len(sizes):
+        return variable
+    blocks = array.blocks[(slice(None),) * axis + (kept,)]
+    letters = "".join(chr(ord("a") + number) for number in range(array.ndim))
+    picked = da.blockwise(
+        _pick, letters, blocks, letters, lazy, letters[axis], axis=axis, adjust_chunks={letters[axis]: counts},
+        dtype=array.dtype, meta=np.empty((0,) * array.ndim, array.dtype),
+    )  # fmt: skip
+    return xarray.Variable(variable.dims, picked, variable.attrs, variable.encoding)
+
+
+def _pick(values: NDArray[Any], mask: NDArray[np.bool_], axis: int) -> NDArray[Any]:
+    return np.compress(mask, values, axis=axis) if values.dtype.kind != "T" else values[mask]
