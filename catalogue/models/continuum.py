@@ -72,14 +72,15 @@ class ContinuumFit:
     log10_wavelength : ndarray of float64, shape (pixels,)
         Increasing.
     arms : sequence of (float, float)
-        Intervals of log10 wavelength with a spline of their own. Every pixel lies in one.
+        Intervals of log10 wavelength with a spline of their own. Every pixel lies in one; an arm
+        without pixels is left out.
     settings : ContinuumSettings
     device : torch.device, optional
 
     Raises
     ------
     ValueError
-        If a pixel lies in no arm or an arm holds no pixel.
+        If a pixel lies in no arm.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ def _spline_basis(
     for low, high in arms:
         inside = (x >= low) & (x <= high) & ~covered
         if not inside.any():
-            raise ValueError(f"continuum arm {10**low:.0f} to {10**high:.0f} Å holds no pixel")
+            continue
         covered |= inside
         intervals = max(1, round((x[inside].max() - x[inside].min()) / spacing))
         knots = np.linspace(x[inside].min(), x[inside].max(), intervals + 1)

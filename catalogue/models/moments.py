@@ -58,7 +58,11 @@ def correlation(covariance: Tensor) -> Tensor:
     return ratio.clamp(-1.0, 1.0)
 
 
-_NEWTON_STEPS = 12
+_NEWTON_STEPS = 8
+
+_SMOOTHING = 0.1
+"""Least standard deviation of a pass's Gaussian, in units of the spread of all: it joins separate passes
+into a continuous distribution and widens it by at most half a percent."""
 
 
 def mixture_percentiles(mean: Tensor, std: Tensor, levels: Sequence[float]) -> Tensor:
@@ -70,28 +74,30 @@ def mixture_percentiles(mean: Tensor, std: Tensor, levels: Sequence[float]) -> T
     Parameters
     ----------
     mean, std : Tensor of float64, shape (passes, rows)
-        ``std`` positive.
+        ``std`` not negative.
     levels : sequence of float
-        Probabilities between 0 and 1.
+        Probabilities from 0.02 to 0.98.
 
     Returns
     -------
     Tensor of float64, shape (levels, rows)
     """
     centre = mean.mean(dim=0)
-    width = (std.square().mean(dim=0) + (mean - centre).square().mean(dim=0)).sqrt()
-    normal = torch.distributions.Normal(0.0, 1.0)
+    width = (std.square() + (mean - centre).square()).mean(dim=0).sqrt()
+    unit = torch.where(width > 0, width, 1.0)
+    # in units of the width single precision is plenty, and twice as fast
+    mean, std = ((mean - centre) / unit).float(), (std / unit).float().clamp(min=_SMOOTHING)
     results = []
     for level in levels:
-        # of any distribution, no quantile between 2 % and 98 % lies farther out than 7 standard deviations
-        low, high = centre - 8 * width, centre + 8 * width
-        x = centre + float(normal.icdf(torch.tensor(level))) * width
+        x = torch.full_like(mean[0], math.sqrt(2.0) * float(torch.erfinv(torch.tensor(2.0 * level - 1.0))))
+        # no quantile from 2 % to 98 % lies farther out than 7 standard deviations (Cantelli)
+        low, high = torch.full_like(x, -8.0), torch.full_like(x, 8.0)
         for _ in range(_NEWTON_STEPS):
             z = (x - mean) / std
-            excess = 0.5 * (1.0 + torch.erf(z / math.sqrt(2.0))).mean(dim=0) - level
+            excess = (0.5 + 0.5 * torch.erf(z * math.sqrt(0.5))).mean(dim=0) - level
             density = (torch.exp(-0.5 * z * z) / std).mean(dim=0) / math.sqrt(2.0 * math.pi)
             low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
-            step = x - excess / density.clamp(min=1e-300)
-            x = torch.where((step > low) & (step < high), step, 0.5 * (low + high))
+            step = x - excess / density.clamp(min=1e-6)
+            x = torch.where((step >= low) & (step <= high), step, 0.5 * (low + high))
         results.append(x)
-    return torch.stack(results)
+    return torch.stack(results).double() * width + centre

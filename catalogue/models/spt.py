@@ -345,8 +345,7 @@ class _Engine:
             variance = data[..., i, i]
             data_error = (LN10 * values[..., i] * variance.sqrt()).square().mean(dim=0).sqrt()
             model_error = moments.std[:, i]
-            width = variance.sqrt().clamp(min=1e-6)
-            percentiles = torch.exp(LN10 * mixture_percentiles(logs[..., i], width, LEVELS))
+            percentiles = torch.exp(LN10 * mixture_percentiles(logs[..., i], variance.sqrt(), LEVELS))
             error = (model_error.square() + data_error.square()).sqrt()
             columns += [moments.mean[:, i], error, model_error, data_error, *percentiles]
             if i == 0:

@@ -54,13 +54,27 @@ class TracedNetwork:
                 self.is_deterministic = parents[0] not in varied
             else:
                 (self._varied if node in varied else self._shared).append(node)
+        self._resized = self._find_resized()
         self._repeated = {
             parent.name
-            for node in self._varied
+            for node in (*self._resized, *self._varied)
             if not self._marked(node)
             for parent in node.all_input_nodes
-            if parent in per_row and parent not in varied
+            if parent in per_row and parent not in varied and parent not in self._resized
         }
+
+    def _find_resized(self) -> list[fx.Node]:
+        """Shared sizes that varied nodes use: a number of rows, which stacking passes changes."""
+        sizes: set[fx.Node] = set()
+        for node in self._shared:
+            parents = node.all_input_nodes
+            if _reads_size(node) or (node.op == "call_function" and parents and all(p in sizes for p in parents)):
+                sizes.add(node)
+        wanted = {parent for node in self._varied for parent in node.all_input_nodes} & sizes
+        for node in reversed(self._shared):
+            if node in wanted:
+                wanted |= set(node.all_input_nodes) & sizes
+        return [node for node in self._shared if node in wanted]
 
     def _marked(self, node: fx.Node) -> bool:
         module = self.modules.get(node.name)
@@ -108,6 +122,8 @@ class TracedNetwork:
         for name in self._repeated:
             if isinstance(value := shared[name], Tensor):
                 values[name] = value.repeat(passes, *[1] * (value.dim() - 1))
+        for node in self._resized:
+            values[node.name] = self._evaluate(node, values)
         for node in self._varied:
             if node.name in replace:
                 source = node.all_input_nodes[0].name
@@ -141,6 +157,12 @@ class TracedNetwork:
         for part in str(node.target).split("."):
             attribute = getattr(attribute, part)
         return attribute
+
+
+def _reads_size(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target == "size"
+    return node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
 
 
 class _Tracer(fx.Tracer):

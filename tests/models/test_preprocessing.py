@@ -207,7 +207,7 @@ def test_too_few_pixels_are_refused_with_both_numbers(preprocessing, stars):
     ("change", "words"),
     [
         ({"windows": [[3000.0, 5000.0]]}, "leave the grid"),
-        ({"windows": [[5810.0, 5890.0]]}, "holds no pixel|lies in no continuum arm"),
+        ({"windows": [[5810.0, 5890.0]]}, "5810.* lies in no continuum arm"),
         ({"windows": [[4000.0, 6500.0]]}, "lies in no continuum arm"),
     ],
 )

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from catalogue.models.components import ComponentInputs, ComponentSettings, fit_components
+from catalogue.models.preprocessing import GridSettings
+from tests.factories.bundles import LAMOST_GRID, giant_spectra
+
+SETTINGS = ComponentSettings.model_validate(
+    {"grid": GridSettings.of(LAMOST_GRID).model_dump(), "windows": [[4200.0, 5200.0]], "n_components": 5}
+)
+
+
+@pytest.fixture(scope="module")
+def stars():
+    return giant_spectra(130, seed=11)
+
+
+@pytest.fixture(scope="module")
+def inputs(stars) -> ComponentInputs:
+    return fit_components(SETTINGS, stars, seed=0)
+
+
+def test_components_are_orthonormal_and_features_have_unit_spread(inputs, stars):
+    components = inputs.learnt.components
+    torch.testing.assert_close(components @ components.T, torch.eye(5), atol=1e-4, rtol=0)
+    prepared = inputs.prepare(stars)
+    features = inputs.features(prepared.pixels, prepared.good)
+    torch.testing.assert_close(features.std(dim=0), torch.ones(5), atol=1e-3, rtol=0)
+    assert inputs.n_features == 5
+
+
+def test_a_refit_is_the_same_and_signs_do_not_flip(inputs, stars):
+    again = fit_components(SETTINGS, stars, seed=0).arrays()
+    assert all(np.array_equal(again[name], values) for name, values in inputs.arrays().items())
+    other = fit_components(SETTINGS, stars, seed=1)
+    overlap = (other.learnt.components[0] * inputs.learnt.components[0]).sum()
+    assert float(overlap) > 0.99
+
+
+def test_arrays_and_settings_restore_the_inputs(inputs, stars):
+    restored = ComponentInputs.from_arrays(inputs.settings(), inputs.arrays())
+    one, other = inputs.prepare(stars), restored.prepare(stars)
+    assert torch.equal(one.pixels, other.pixels)
+    assert torch.equal(inputs.features(one.pixels, one.good), restored.features(other.pixels, other.good))
+    with pytest.raises(ValueError, match=r"expected shape \(7, "):
+        ComponentInputs.from_arrays({**inputs.settings(), "n_components": 7}, inputs.arrays())
+    with pytest.raises(KeyError, match=r"inputs\.mean"):
+        ComponentInputs.from_arrays(inputs.settings(), {})
+
+
+def test_masked_pixels_are_filled_from_the_components_not_from_the_mean(inputs, stars):
+    prepared = inputs.prepare(stars)
+    good = prepared.good.clone()
+    good[:, 300:600] = False
+    masked = torch.where(good, prepared.pixels, 0.0)
+    truth = inputs.features(prepared.pixels, prepared.good)
+    refined = (inputs.features(masked, good) - truth).square().mean()
+    crude_settings = {**inputs.settings(), "refinements": 0}
+    crude = ComponentInputs.from_arrays(crude_settings, inputs.arrays()).features(masked, good)
+    assert refined < 0.5 * (crude - truth).square().mean()
+
+
+def test_one_training_spectrum_in_a_hundred_exceeds_the_references(inputs, stars):
+    prepared = inputs.prepare(stars)
+    residual, distance = inputs.residual_and_distance(prepared, inputs.features(prepared.pixels, prepared.good))
+    for values, reference in zip((residual, distance), inputs.learnt.references, strict=True):
+        assert 0.97 < float((values <= reference).float().mean()) < 1
+        assert float(values.median()) == pytest.approx(1.0, abs=0.35)
+
+
+def test_noise_alone_does_not_make_a_star_novel(inputs):
+    stars = giant_spectra(64, seed=12)
+    rng = np.random.default_rng(0)
+    sigma = np.median(stars.flux, axis=1, keepdims=True) / 6
+    flux = (stars.flux + sigma * rng.normal(size=stars.flux.shape)).astype(np.float32)
+    variance = 1 / np.maximum(stars.ivar, 1e-12) + sigma**2
+    ivar = np.where(stars.ivar > 0, 1 / variance, 0).astype(np.float32)
+    found = []
+    for batch in (stars, dataclasses.replace(stars, flux=flux, ivar=ivar)):
+        prepared = inputs.prepare(batch)
+        found.append(inputs.novelty(prepared, inputs.features(prepared.pixels, prepared.good)))
+    assert float(found[1].median()) < 1.3 * float(found[0].median())
+
+
+def test_unusable_rows_do_not_count(stars):
+    usable = stars.usable.copy()
+    usable[100:] = False
+    flux = stars.flux.copy()
+    flux[100:] = 1e9
+    some = dataclasses.replace(stars, flux=flux, usable=usable)
+    few = giant_spectra(130, seed=11)
+    few = dataclasses.replace(
+        few, flux=few.flux[:100], ivar=few.ivar[:100], mask=few.mask[:100], usable=few.usable[:100],
+        columns={name: values[:100] for name, values in few.columns.items()},
+    )  # fmt: skip
+    one, other = fit_components(SETTINGS, some, 0), fit_components(SETTINGS, few, 0)
+    torch.testing.assert_close(one.learnt.mean, other.learnt.mean)
+    assert not one.prepare(some).usable[100:].any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_too_few_spectra_are_refused_with_the_numbers(count):
+    with pytest.raises(ValueError, match=rf"5 components need more usable spectra.*found {count} of {count}"):
+        fit_components(SETTINGS, giant_spectra(count), seed=0)
+
+
+def test_both_units_of_pixels_are_offered(stars):
+    spread = fit_components(SETTINGS.model_copy(update={"standardise": "spread"}), stars, 0)
+    prepared = spread.prepare(stars)
+    assert float(prepared.pixels.square().mean()) == pytest.approx(1.0, abs=0.1)
+    noise = fit_components(SETTINGS, stars, 0).prepare(stars)
+    assert float(noise.noise[noise.good].median()) == pytest.approx(1.0, abs=0.1)
