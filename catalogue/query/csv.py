@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import tempfile
 from pathlib import Path
@@ -96,9 +98,8 @@ def _open(path: Path) -> Any:
 
 
 def _header(path: Path) -> list[str]:
-    with _open(path) as stream:
-        reader = pyarrow.csv.open_csv(stream, convert_options=pyarrow.csv.ConvertOptions(column_types={}))
-        return list(reader.schema.names)
+    with io.TextIOWrapper(_open(path), encoding="utf-8", newline="") as stream:
+        return next(csv.reader(stream), [])
 
 
 def _stream(path: Path, copy: Path, types: dict[str, pa.DataType]) -> None:

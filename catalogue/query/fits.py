@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from catalogue.query.table import Table, TableColumn, TableError
@@ -51,7 +53,12 @@ class FitsTable(Table):
         self.path = path
         self._content: bytes | None = None
         try:
-            with fits.open(path, memmap=False, lazy_load_hdus=True, disable_image_compression=True) as hdus:
+            with (
+                warnings.catch_warnings(),
+                fits.open(path, memmap=False, lazy_load_hdus=True, disable_image_compression=True) as hdus,
+            ):
+                # What astropy would warn of, a cut file above all, is an error of ours below.
+                warnings.simplefilter("ignore", AstropyUserWarning)
                 primary = hdus[0].header
                 table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU) and len(hdu.columns)), None)
                 if table is None:
