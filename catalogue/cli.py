@@ -238,7 +238,7 @@ def simulate(
     from catalogue.training.simulate import simulate as simulate_survey
 
     try:
-        settings = load_section(SimulationConfiguration, configuration, override, paths=("labels",))
+        settings = load_section(SimulationConfiguration, configuration, override, paths=("apokasc", "labels"))
         survey = simulate_survey(settings, directory)
     except (ConfigurationError, EmulatorError, LabelError) as error:
         _refuse(error)

@@ -55,7 +55,7 @@ class FitSettings(BaseModel):
     patience: int = Field(default=15, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.03, ge=0)
-    noise: float = Field(default=0.5, ge=0)
+    noise: float = Field(default=0.3, ge=0)
     masked_stretches: float = Field(default=1.0, ge=0)
     average: float = Field(default=0.99, ge=0, lt=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$")
@@ -170,6 +170,12 @@ class _Loop:
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
+        with torch.inference_mode():
+            pixels, good = data.prepared.pixels, data.prepared.good
+            parts = zip(pixels.split(1024), good.split(1024), strict=True)
+            features = [inputs.features(part, kept) for part, kept in parts]
+        # cloned outside inference mode, so that training may differentiate through what is made of them
+        self.features = torch.cat(features).clone()
         self.epoch, self.step, self.steps = 0, 0, 1
         self.best_epoch, self.best_loss = 0, math.inf
         self.history: list[dict[str, float]] = []
@@ -204,12 +210,13 @@ class _Loop:
         return total / max(1, len(order) // self.settings.batch)
 
     def loss(self, rows: Tensor, augment: bool) -> Tensor:
-        prepared = self.data.prepared
-        pixels, good = prepared.pixels[rows], prepared.good[rows]
-        if augment:
-            pixels, good = _augment(pixels, prepared.noise[rows], good, self.settings)
+        features = self.features[rows]
+        if augment and (self.settings.noise > 0 or self.settings.masked_stretches > 0):
+            prepared = self.data.prepared
+            pixels, good = _augment(prepared.pixels[rows], prepared.noise[rows], prepared.good[rows], self.settings)
+            features = self.inputs.features(pixels, good)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            raw = self.network(self.inputs.features(pixels, good))
+            raw = self.network(features)
         predicted = self.outputs(raw)
         error = predicted.mean - self.data.mean[rows]
         # the labels' own scatter is 1 by construction; their errors add to it star by star

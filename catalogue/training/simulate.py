@@ -69,18 +69,18 @@ class SimulatedSurvey:
 
     Attributes
     ----------
-    parent_csv : Path
+    parent : Path
         Columns ``obsid, class, subclass, snrg, teff, logg, feh, ra, dec, z, filename``.
-    root : Path
+    spectra : Path
         Folder of the files that ``filename`` names.
-    labels_csv : Path
+    labels : Path
         Key ``obsid``; one row per distinct spectrum, see :func:`catalogue.training.labels.read_labels`.
     rows, files : int
     """
 
-    parent_csv: Path
-    root: Path
-    labels_csv: Path
+    parent: Path
+    spectra: Path
+    labels: Path
     rows: int
     files: int
 

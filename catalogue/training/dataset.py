@@ -1,0 +1,166 @@
+"""Training sets: spectra and labels in the same order, from a survey's store or simulated in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogue.models.base import SpectraBatch
+from catalogue.spectra.primitives import RowStatus
+from catalogue.spectra.store import open_store, read_rows
+from catalogue.surveys import load_survey
+from catalogue.surveys.base import Survey
+from catalogue.training.emulator import GiantEmulator
+from catalogue.training.labels import LabelError, LabelTable, check_labels
+from catalogue.training.simulate import SimulationConfiguration, observe_stars, repeat_visits, simulated_stars
+
+_BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Spectra with labels.
+
+    Attributes
+    ----------
+    spectra : SpectraBatch
+        Columns ``z``, ``file_z``, ``snrg`` and, if known, ``teff``, ``logg``, ``feh``.
+    labels : LabelTable
+        Row i belongs to spectrum i.
+    survey : Survey
+    digest : str
+        SHA-256 of spectra and labels.
+    unusable : int
+        Rows with labels whose spectrum is missing, damaged or a duplicate; left out.
+    """
+
+    spectra: SpectraBatch
+    labels: LabelTable
+    survey: Survey
+    digest: str
+    unusable: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def rows_of(spectra: SpectraBatch, rows: NDArray[np.integer]) -> SpectraBatch:
+    """Some rows of a batch, as a batch of its own."""
+    columns = {name: values[rows] for name, values in spectra.columns.items()}
+    return SpectraBatch(
+        0, spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], spectra.usable[rows], columns
+    )
+
+
+def load_training_set(survey: Survey, store: Path, labels: LabelTable, key: str, partial: bool = False) -> TrainingSet:
+    """Match an ingested survey with labels by key.
+
+    Parameters
+    ----------
+    survey : Survey
+    store : Path
+        ``spectra.zarr``.
+    labels : LabelTable
+    key : str
+        Store column that the labels' key matches.
+    partial : bool
+        Whether labels without a row in the store are ignored instead of refused.
+
+    Raises
+    ------
+    LabelError
+        If keys of the labels are not in the store, or no row is usable.
+    StoreError
+        If the store cannot be read.
+    """
+    check_labels(labels)
+    group = open_store(store)
+    n_rows = group["status"].shape[0]
+    about = read_rows(group, [key, "status"], 0, n_rows)
+    # of repeated rows the first is taken: the others are the same spectrum
+    row_of_key = {str(value): row for row, value in reversed(list(enumerate(about[key].tolist())))}
+    known = np.array([name in row_of_key for name in labels.key.tolist()], dtype=bool)
+    if not known.all() and (not partial or not known.any()):
+        examples = ", ".join(labels.key[~known][:5].tolist())
+        raise LabelError(
+            f"{(~known).sum()} of {len(labels)} label keys are not among the {n_rows} rows of {store} ({key}), "
+            f"first {examples}"
+        )
+    rows = np.array([row_of_key[name] for name in labels.key[known].tolist()], dtype=np.int64)
+    fine = about["status"][rows] == int(RowStatus.OK)
+    if not fine.any():
+        raise LabelError(f"none of {len(rows)} labelled rows of {store} has a usable spectrum")
+    chosen = labels.take(np.flatnonzero(known)[fine])
+    rows = rows[fine]
+    order = np.argsort(rows)
+    rows, chosen = rows[order], chosen.take(order)
+    return _complete(_read(group, survey, rows), chosen, survey, int((~fine).sum()))
+
+
+def simulate_training_set(configuration: SimulationConfiguration) -> TrainingSet:
+    """What simulating a survey, ingesting it and loading it gives, without the files."""
+    generator = np.random.default_rng(configuration.seed)
+    emulator = GiantEmulator()
+    survey = load_survey("lamost-lrs")
+    labels = repeat_visits(simulated_stars(configuration, generator), configuration.visits)
+    check_labels(labels)
+    flux, ivar = np.zeros((2, len(labels), survey.grid.n_pixels), dtype=np.float32)
+    mask = np.zeros(flux.shape, dtype=survey.mask_dtype)
+    shifts, snrg = np.zeros((2, len(labels)))
+    for first in range(0, len(labels), 256):
+        part = slice(first, min(first + 256, len(labels)))
+        observed = observe_stars(emulator, labels.take(np.arange(part.start, part.stop)), generator, configuration)
+        width = observed.flux.shape[1]
+        flux[part, :width], ivar[part, :width] = observed.flux, observed.ivar
+        mask[part, :width] = observed.andmask | (observed.ormask.astype(mask.dtype) << 8)
+        shifts[part], snrg[part] = observed.redshift, observed.snr[:, 1]
+    columns = {"z": shifts, "file_z": shifts, "snrg": snrg}
+    spectra = SpectraBatch(0, flux, ivar, mask, np.ones(len(labels), dtype=bool), columns)
+    return _complete(spectra, labels, survey, 0)
+
+
+def _read(group: Any, survey: Survey, rows: NDArray[np.int64]) -> SpectraBatch:
+    names = ["z", "file_z", *(name for name in ("snrg", "teff", "logg", "feh") if name in group)]
+    n_rows = group["status"].shape[0]
+    columns = {name: values[rows] for name, values in read_rows(group, names, 0, n_rows).items()}
+    pixels: dict[str, list[NDArray[Any]]] = {"flux": [], "ivar": [], "mask": []}
+    for start in range(0, n_rows, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, n_rows)
+        inside = rows[(rows >= start) & (rows < stop)] - start
+        if inside.size:
+            block = read_rows(group, list(pixels), start, stop)
+            for name, parts in pixels.items():
+                parts.append(block[name][inside])
+    flux, ivar, mask = (np.concatenate(parts) for parts in pixels.values())
+    return SpectraBatch(0, flux, ivar, mask, np.ones(len(rows), dtype=bool), columns)
+
+
+def _complete(spectra: SpectraBatch, labels: LabelTable, survey: Survey, unusable: int) -> TrainingSet:
+    digest = hashlib.sha256()
+    for array in (spectra.flux, spectra.ivar, spectra.mask, labels.physical(), labels.covariance()):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    columns = dict(spectra.columns)
+    for name in ("teff", "logg", "feh"):
+        if name not in columns or not np.isfinite(columns[name].astype(np.float64)).any():
+            columns[name] = getattr(labels, name)
+    return TrainingSet(replace(spectra, columns=columns), labels, survey, digest.hexdigest(), unusable)
+
+
+def split_by_star(labels: LabelTable, folds: int, seed: int) -> NDArray[np.int64]:
+    """Fold of every row, 0 to ``folds - 1``; all rows of a star are in the same.
+
+    Raises
+    ------
+    LabelError
+        If there are fewer stars than folds.
+    """
+    stars, index = np.unique(labels.star, return_inverse=True)
+    if len(stars) < folds:
+        raise LabelError(f"{folds} folds need as many stars, found {len(stars)}")
+    assigned = np.random.default_rng(seed).permutation(len(stars)) % folds
+    return np.asarray(assigned[index], dtype=np.int64)

@@ -1,0 +1,260 @@
+"""From labelled spectra to a bundle."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from catalogue.models import load_model, model_class
+from catalogue.models.base import InferenceSettings, LabelScale, SpectraBatch, Trainable
+from catalogue.models.bundle import Bundle, Description
+from catalogue.surveys import load_survey
+from catalogue.training.dataset import (
+    TrainingSet,
+    load_training_set,
+    rows_of,
+    simulate_training_set,
+    split_by_star,
+)
+from catalogue.training.fit import FitResult, FitSettings, Progress, Targets, fit
+from catalogue.training.labels import LabelError, read_labels
+from catalogue.training.simulate import SimulationConfiguration
+
+
+class TrainingConfiguration(BaseModel):
+    """What to train, on what.
+
+    Attributes
+    ----------
+    survey, model : str
+        Registered names.
+    store, labels : Path or None
+        An ingested ``spectra.zarr`` and a label table whose ``key`` column matches the store's.
+    simulation : SimulationConfiguration or None
+        Instead of the two: spectra simulated in memory, the same as from the simulated files.
+    partial : bool
+        Whether label keys that are not in the store are ignored instead of refused.
+    name, version : str
+        Of the bundle.
+    preprocessing, architecture : dict
+        Departures from the model's defaults.
+    fit : FitSettings
+    held_out : float
+        Fraction of the stars for early stopping and for the calibration of the errors.
+    require_states : tuple of str
+        Evolutionary states of which there must be stars, as ``[RGB, RC]``.
+    passes, seed : int
+        Of MC-dropout.
+    citation, licence, notes : str
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    survey: str = "lamost-lrs"
+    model: str = "spt"
+    store: Path | None = None
+    labels: Path | None = None
+    key: str = "obsid"
+    partial: bool = False
+    simulation: SimulationConfiguration | None = None
+    name: str
+    version: str = "0.1.0"
+    preprocessing: dict[str, Any] = Field(default_factory=dict)
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    fit: FitSettings = FitSettings()
+    held_out: float = Field(default=0.12, gt=0, lt=0.5)
+    require_states: tuple[str, ...] = ()
+    passes: int = Field(default=100, ge=2)
+    seed: int = 0
+    citation: str = ""
+    licence: str = "BSD-3-Clause"
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TrainingConfiguration:
+        given = self.store is not None and self.labels is not None
+        if given == (self.simulation is not None):
+            raise ValueError("give either store and labels, or simulation")
+        return self
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A bundle, and what its training took.
+
+    Attributes
+    ----------
+    bundle : Bundle
+    result : FitResult
+    seconds : float
+        Wall time from spectra to bundle.
+    """
+
+    bundle: Bundle
+    result: FitResult
+    seconds: float
+
+
+def train(configuration: TrainingConfiguration, directory: Path, progress: Progress | None = None) -> Path:
+    """Train a model and write its bundle to ``directory``.
+
+    An interrupted training goes on from its last epoch when called again; its state lies in
+    ``<directory>.training`` and is removed at the end.
+
+    Returns
+    -------
+    Path
+        ``directory``.
+
+    Raises
+    ------
+    LabelError
+        For labels that cannot be used, keys that do not match, fewer usable stars than components or a missing state.
+    """
+    data = training_set(configuration)
+    checkpoint = directory.with_name(directory.name + ".training")
+    train_on(configuration, data, np.arange(len(data)), directory, progress, checkpoint)
+    for path in checkpoint.glob("*"):
+        path.unlink()
+    checkpoint.rmdir()
+    return directory
+
+
+def training_set(configuration: TrainingConfiguration) -> TrainingSet:
+    """The training set of a configuration, checked."""
+    if configuration.simulation is not None:
+        data = simulate_training_set(configuration.simulation)
+    else:
+        assert configuration.store is not None
+        assert configuration.labels is not None
+        labels = read_labels(configuration.labels, configuration.key)
+        survey = load_survey(configuration.survey)
+        data = load_training_set(survey, configuration.store, labels, configuration.key, configuration.partial)
+    for state in configuration.require_states:
+        if not (data.labels.state == state).any():
+            found = ", ".join(sorted(set(data.labels.state.tolist()))) or "none"
+            raise LabelError(f"no star of state {state!r} has labels and a usable spectrum; states found: {found}")
+    return data
+
+
+def train_on(
+    configuration: TrainingConfiguration,
+    data: TrainingSet,
+    rows: NDArray[np.integer],
+    directory: Path,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+) -> TrainedModel:
+    """Train on some rows of a training set."""
+    began = time.perf_counter()
+    model = model_class(configuration.model)
+    if not issubclass(model, Trainable):
+        raise ValueError(f"model {configuration.model!r} cannot be trained here: it is not Trainable")
+    part = data.labels.take(rows)
+    folds = split_by_star(part, max(2, round(1 / configuration.held_out)), configuration.seed)
+    learn, held = rows[folds != 0], rows[folds == 0]
+    stars = len(np.unique(data.labels.star[learn]))
+    components = configuration.preprocessing.get("n_components", 0)
+    if stars <= components:
+        raise LabelError(f"{components} components need more training stars, found {stars}")
+    grid = data.survey.grid
+    inputs = model.fit_inputs(rows_of(data.spectra, learn), grid, configuration.preprocessing, configuration.seed)
+    used = np.sort(rows)
+    prepared = inputs.prepare(rows_of(data.spectra, used))
+    usable = prepared.usable.cpu().numpy()
+    scale = LabelScale.fit(data.labels.physical()[learn])
+    physical, covariance = data.labels.physical()[used], data.labels.covariance()[used]
+    targets = Targets(scale.to_network(physical), scale.covariance_to_network(physical, covariance))
+    learn_rows = np.flatnonzero(np.isin(used, learn) & usable)
+    held_rows = np.flatnonzero(np.isin(used, held) & usable)
+    architecture = dict(configuration.architecture)
+    result = fit(
+        model, architecture, inputs, prepared, targets, learn_rows, held_rows, configuration.fit, progress, checkpoint
+    )
+    description = _description(configuration, data, learn, model.labels)
+    with tempfile.TemporaryDirectory() as folder:
+        raw = model.to_bundle(Path(folder) / "raw", description, inputs, result.network, scale)
+        factors = calibrate(raw.path, rows_of(data.spectra, held), data.labels.physical()[held])
+    metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
+    description = description.model_copy(
+        update={"architecture": {**architecture, "calibration": factors}, "metrics": metrics}
+    )
+    bundle = model.to_bundle(directory, description, inputs, result.network, scale)
+    return TrainedModel(bundle, result, time.perf_counter() - began)
+
+
+def _description(
+    configuration: TrainingConfiguration, data: TrainingSet, learn: NDArray[np.integer], labels: Any
+) -> Description:
+    about = data.labels.take(learn)
+    domain = {}
+    for name in ("teff", "logg", "feh"):
+        values = getattr(about, name)
+        if np.isfinite(values).any():
+            low, high = np.nanquantile(values, [0.002, 0.998])
+            domain[name] = (round(float(low), 3), round(float(high), 3))
+    states, counts = np.unique(about.state, return_counts=True)
+    recorded = configuration.model_dump(mode="json", exclude={"store", "labels", "architecture", "preprocessing"})
+    if recorded.get("simulation"):
+        recorded["simulation"] = {k: v for k, v in recorded["simulation"].items() if k not in ("apokasc", "labels")}
+    return Description(
+        kind=configuration.model,
+        name=configuration.name,
+        version=configuration.version,
+        survey=data.survey.name,
+        grid=data.survey.grid.name,
+        labels=labels,
+        architecture=dict(configuration.architecture),
+        passes=configuration.passes,
+        seed=configuration.seed,
+        domain=domain,
+        novelty_limit=1.0,
+        training={
+            "stars": len(np.unique(about.star)),
+            "spectra": len(about),
+            "spectra_by_state": dict(zip(states.tolist(), counts.tolist(), strict=True)),
+            "age_range": [float(about.age.min()), float(about.age.max())],
+            "mass_range": [float(about.mass.min()), float(about.mass.max())],
+            "simulated": configuration.simulation is not None,
+            "set_digest": data.digest,
+            "configuration": recorded,
+        },
+        citation=configuration.citation,
+        licence=configuration.licence,
+        notes=configuration.notes,
+    )
+
+
+def calibrate(bundle: Path, spectra: SpectraBatch, truth: NDArray[np.float64]) -> dict[str, list[float]]:
+    """Factors on the errors such that 68.3 % of held-out labels lie within their 16 to 84 % interval.
+
+    Model and data part take the same factor, so that their ratio stays what the network says.
+
+    Parameters
+    ----------
+    bundle : Path
+        Not yet calibrated.
+    spectra : SpectraBatch
+    truth : ndarray, shape (rows, 2)
+        Age and mass.
+    """
+    predictions = predict_rows(bundle, spectra)
+    factors = []
+    for index, name in enumerate(("age", "mass")):
+        low, middle, high = (np.log(predictions[f"{name}_p{level}"].astype(np.float64)) for level in (16, 50, 84))
+        offset = np.log(truth[:, index]) - middle
+        side = np.where(offset > 0, high - middle, middle - low)
+        pull = np.abs(offset) / side
+        factors.append(round(float(np.nanquantile(pull, 0.683)), 4))
+    return {"model": factors, "data": factors}
+
+
+def predict_rows(bundle: Path, spectra: SpectraBatch) -> dict[str, NDArray[np.floating]]:
+    """Predictions of a bundle for every row."""
+    return load_model(bundle).predict(spectra, InferenceSettings(device="cpu"))
