@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def open(path: str | Path) -> xarray.Dataset:  # noqa: A001 - read as catalogue.open
+def open(path: str | Path) -> xarray.Dataset:
     """Open a catalogue, predictions or a spectra store lazily, see :func:`catalogue.query.open`."""
     # xarray takes a second to import, which the command line need not wait for.
     from catalogue.query import open as open_dataset

@@ -1,1 +1,1 @@
-
+"""Simulate, train and evaluate; writes bundles."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-WAVELENGTH_AIR: NDArray[np.float64] = 3500.0 + 0.5 * np.arange(14001)
+WAVELENGTH_AIR: NDArray[np.float64] = 3500.0 + 0.5 * np.arange(14001, dtype=np.float64)
 """Å in air: the emulators' own sampling."""
 
 _PARTS = ("ann_22pars_3500-4200.pkl", "ann_22pars_4000-5000.pkl", "ann_22pars_4900-6000.pkl")

@@ -111,7 +111,7 @@ def measure_instrument(
     def blocks(array: NDArray[np.generic]) -> NDArray[np.generic]:
         return array[:, :used].reshape(len(array), bins, BIN_PIXELS)
 
-    smooth = median_filter(flux, (1, 49))
+    smooth: NDArray[np.float64] = np.asarray(median_filter(flux, (1, 49)), np.float64)
     valid = (ivar > 0) & (smooth > 0)
     with np.errstate(invalid="ignore"):
         per_pixel = np.where(valid, smooth * np.sqrt(np.maximum(ivar, 0)), np.nan)

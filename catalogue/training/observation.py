@@ -119,7 +119,7 @@ def observe(
     stars = len(normalised)
     velocity = generator.normal(0, settings.velocity_sigma, stars)
     clean = _broadened(normalised, velocity, generator, settings)
-    lattice = LOG10_FIRST + LOG10_STEP * np.arange(N_PIXELS)
+    lattice = LOG10_FIRST + LOG10_STEP * np.arange(N_PIXELS, dtype=np.float64)
     clean *= _response(lattice, teff, generator, settings, table)
     clean *= _telluric(lattice, generator, stars, settings.telluric)
     snrg = _draw_snrg(generator, stars, settings, table)
@@ -269,7 +269,8 @@ def _masks(
     ormask = (generator.random(shape, dtype=np.float32) < _at(lattice, table, table.ormask)).astype(np.uint8)
     isolated = generator.random(shape, dtype=np.float32) < 0.5 * _at(lattice, table, table.missing)
     ivar[isolated] = 0.0
-    for star, number in enumerate(generator.poisson(settings.masked_stretches, shape[0])):
+    numbers: NDArray[np.int64] = np.asarray(generator.poisson(settings.masked_stretches, shape[0]))
+    for star, number in enumerate(numbers):
         for _ in range(number):
             start, length = int(generator.integers(0, shape[1])), int(generator.integers(5, 80))
             ivar[star, start : start + length] = 0.0

@@ -219,7 +219,7 @@ def test_a_bundle_with_one_byte_changed_is_refused(tmp_path):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ConfigurationError, match="model: .*damaged"):
+    with pytest.raises(ConfigurationError, match=r"model: .*damaged"):
         load(configuration)
 
 
