@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -12,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 from isal import isal_zlib
 from numpy.typing import NDArray
 
@@ -108,51 +106,41 @@ def _compressed(text: bytes) -> tuple[bytes, int, int]:
 def csv_text(batch: pa.RecordBatch) -> bytes:
     """Rows as CSV, without a header.
 
+    Joining the columns as text is faster than Arrow's own CSV writer, and leaves the spelling to us.
+
     Parameters
     ----------
     batch : RecordBatch
+        Nulls in columns of floats only.
 
     Returns
     -------
     bytes
         UTF-8; missing floats are ``NaN``, text is quoted only if it holds a comma, a quote or a line break.
     """
-    columns = [_spelled(column) for column in batch.columns]
-    if any(_needs_quotes(column) for column in columns):
-        return _quoted_text(columns)
-    batch = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
-    sink = pa.BufferOutputStream()
-    options = pa_csv.WriteOptions(include_header=False, quoting_style="none", batch_size=max(1, len(batch)))
-    with pa_csv.CSVWriter(sink, batch.schema, write_options=options) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    cells = [_spelled(column) for column in batch.columns]
+    rows = pc.binary_join_element_wise(*cells, ",", null_handling="replace", null_replacement="NaN")
+    _, offsets, text = pc.binary_join_element_wise(rows, "", "\n").buffers()
+    end = np.frombuffer(offsets, np.int32)[len(batch)] if len(batch) else 0
+    return text.slice(0, end).to_pybytes() if end else b""
 
 
 def _spelled(column: pa.Array) -> pa.Array:
-    """Column with booleans and missing numbers as text that every reader takes for what it is.
-
-    Arrow writes ``true``, which astropy and pandas' users do not expect, and nothing for a missing number, of which
-    astropy makes a masked column.
-    """
+    """Column as text that every reader takes for what it is."""
+    if pa.types.is_string(column.type):
+        return _quoted(column)
     if pa.types.is_boolean(column.type):
+        # Arrow's own "true" is text for astropy.
         return pc.if_else(column, "True", "False")
-    if pa.types.is_floating(column.type) and column.null_count:
-        return column.cast(pa.string()).fill_null("NaN")
-    return column
+    return column.cast(pa.string())
 
 
-def _needs_quotes(column: pa.Array) -> bool:
-    if not pa.types.is_string(column.type):
-        return False
-    return bool(pc.any(pc.match_substring_regex(column, '[,"\r\n]')).as_py())
-
-
-def _quoted_text(columns: list[pa.Array]) -> bytes:
-    """The same through Python's ``csv``: numbers have the same digits, since Arrow's writer casts them likewise."""
-    text = io.StringIO()
-    cells = [column.cast(pa.string()).to_pylist() for column in columns]
-    csv.writer(text, lineterminator="\n").writerows(zip(*cells, strict=True))
-    return text.getvalue().encode()
+def _quoted(column: pa.Array) -> pa.Array:
+    odd = pc.match_substring_regex(column, '[,"\r\n]')
+    if not pc.any(odd).as_py():
+        return column
+    quoted = pc.binary_join_element_wise('"', pc.replace_substring(column, '"', '""'), '"', "")
+    return pc.if_else(odd, quoted, column)
 
 
 def _null(column: Column) -> str:
