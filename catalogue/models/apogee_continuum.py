@@ -153,53 +153,58 @@ class ApogeeContinuum:
 
 
 class _Fit:
-    """Weighted least squares of every detector's polynomial through its continuum pixels."""
+    """Weighted least squares of every detector's polynomial through its continuum pixels, all in one go.
+
+    Detectors have different numbers of continuum pixels: the shorter lists are filled up with pixels of no weight.
+    """
 
     def __init__(self, pixels: NDArray[np.bool_], degree: int, device: torch.device) -> None:
         self.degree = degree
-        chosen: list[NDArray[np.int64]] = []
         self.bases: list[torch.Tensor] = []
-        self._vanders: list[torch.Tensor] = []
-        self._products: list[torch.Tensor] = []
-        for (first, last), start in zip(CHIPS, _STARTS, strict=True):
-            inside = np.flatnonzero(pixels[start : start + last - first])
-            if len(inside) <= degree:
+        inside = [
+            np.flatnonzero(pixels[start : start + last - first])
+            for (first, last), start in zip(CHIPS, _STARTS, strict=True)
+        ]
+        longest, n = max(len(chosen) for chosen in inside), degree + 1
+        index = np.zeros((len(CHIPS), longest), np.int64)
+        vander = np.zeros((len(CHIPS), longest, n))
+        filled = np.zeros((len(CHIPS), longest), np.float32)
+        for chip, ((first, last), chosen) in enumerate(zip(CHIPS, inside, strict=True)):
+            if len(chosen) <= degree:
                 raise ValueError(
-                    f"pixels {first}:{last}: expected more than {degree} continuum pixels, found {len(inside)}"
+                    f"pixels {first}:{last}: expected more than {degree} continuum pixels, found {len(chosen)}"
                 )
             basis = np.polynomial.chebyshev.chebvander(np.linspace(-1.0, 1.0, last - first), degree)
-            vander = basis[inside]
-            products = (vander[:, :, None] * vander[:, None, :]).reshape(len(inside), -1)
-            chosen.append(first + inside)
+            index[chip, : len(chosen)] = first + chosen
+            vander[chip, : len(chosen)] = basis[chosen]
+            filled[chip, : len(chosen)] = 1.0
             self.bases.append(torch.from_numpy(np.ascontiguousarray(basis.T, dtype=np.float32)).to(device))
-            self._vanders.append(torch.from_numpy(vander).to(device))
-            self._products.append(torch.from_numpy(products).to(device))
-        self._pixels = torch.from_numpy(np.concatenate(chosen)).to(device)
-        self._sizes = [len(inside) for inside in chosen]
+        products = (vander[:, :, :, None] * vander[:, :, None, :]).reshape(len(CHIPS), longest, n * n)
+        self._pixels = torch.from_numpy(index.ravel()).to(device)
+        self._filled = torch.from_numpy(filled.ravel()).to(device)
+        self._vander = torch.from_numpy(vander).to(device)
+        self._products = torch.from_numpy(products).to(device)
 
-    def __call__(self, flux: torch.Tensor, ivar: torch.Tensor, floor: float) -> list[torch.Tensor]:
-        """Coefficients per detector, float32, shape (stars, degree + 1); NaN where there is no fit."""
+    def __call__(self, flux: torch.Tensor, ivar: torch.Tensor, floor: float) -> torch.Tensor:
+        """Coefficients, float32, shape (detectors, stars, degree + 1); NaN where there is no fit."""
         values = flux.index_select(1, self._pixels)
-        weight = ivar.index_select(1, self._pixels)
+        weight = ivar.index_select(1, self._pixels).mul_(self._filled)
         # A flux that is not finite times 0 is NaN: such pixels lose their weight.
         weight = torch.nan_to_num_(weight.add_(values * 0.0), nan=0.0, posinf=0.0, neginf=0.0)
         values = torch.nan_to_num_(values, nan=0.0, posinf=0.0, neginf=0.0)
         # w = 1/(σ² + floor) = ivar/(1 + floor · ivar) multiplies the residual, which is then squared.
-        weight.div_(weight * floor + 1.0)
-        parts = zip(values.split(self._sizes, 1), weight.split(self._sizes, 1), strict=True)
-        return [self._solve(value, information, number) for number, (value, information) in enumerate(parts)]
-
-    def _solve(self, values: torch.Tensor, weight: torch.Tensor, chip: int) -> torch.Tensor:
-        n = self.degree + 1
-        scale = weight.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+        weight = weight.div_(weight * floor + 1.0).view(len(flux), len(CHIPS), self._products.shape[1])
+        scale = weight.amax(dim=2, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+        present = weight.sign().sum(dim=2).T
         # Weights rounded to float32 are as good as others, if both sides of the equations have the same; the sums
         # need float64.
         squared = (weight / scale).square_().double()
-        normal = (squared @ self._products[chip]).view(-1, n, n)
-        right = squared.mul_(values) @ self._vanders[chip]
+        n = self.degree + 1
+        normal = torch.bmm(squared.transpose(0, 1), self._products).view(len(CHIPS), len(flux), n, n)
+        right = torch.bmm(squared.mul_(values.view_as(squared)).transpose(0, 1), self._vander)
         coefficients, failed = torch.linalg.solve_ex(normal, right)
-        bad = (failed != 0) | (weight.sign().sum(dim=1) < n) | ~torch.isfinite(coefficients).all(dim=1)
-        return coefficients.masked_fill_(bad[:, None], float("nan")).float()
+        bad = (failed != 0) | (present < n) | ~torch.isfinite(coefficients).all(dim=2)
+        return coefficients.masked_fill_(bad[:, :, None], float("nan")).float()
 
 
 _STARTS = [sum(last - first for first, last in CHIPS[:number]) for number in range(len(CHIPS))]

@@ -1,0 +1,112 @@
+"""Real APOGEE files, two models, three products: one row-matched catalogue each, from one reading of the spectra."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+from astropy.table import Table
+
+from catalogue.models import load_model
+from catalogue.models.bundle import SHIPPED
+from catalogue.pipeline.build import build
+from catalogue.spectra.primitives import RowStatus
+from tests.factories.real import REAL, needs_real
+from tests.factories.runs import load
+
+# File, Teff, logg, [Fe/H]: the first with the values of its own header, the others made up within the domain.
+STARS = [
+    ("apStar-dr17-2M17335483-2753043.fits", 3677.0, 0.53, -0.29),
+    ("apStar-dr17-2M19485057+5005279.fits", 4500.0, 2.6, 0.1),
+    ("apStar-r6-2M03290406+3117075.fits", 4700.0, 2.7, -0.1),
+    ("apStar-r6-2M17334253-1654573.fits", 4600.0, 2.55, 0.05),
+]
+COLUMNS = [
+    "APOGEE_ID",
+    "TELESCOPE",
+    "FIELD",
+    "FILE",
+    "LOCATION_ID",
+    "RA",
+    "DEC",
+    "SNR",
+    "SNREV",
+    "STARFLAG",
+    "ANDFLAG",
+    "ASPCAPFLAG",
+    "EXTRATARG",
+    "NVISITS",
+    "TEFF",
+    "TEFF_ERR",
+    "LOGG",
+    "LOGG_ERR",
+    "M_H",
+    "ALPHA_M",
+    "FE_H",
+    "FE_H_ERR",
+]
+ROWS = [1, 4, 7, 10]
+
+
+def write_parent(path):
+    """The real DR16 rows; four of them become the stars whose files we have."""
+    table = Table.read(REAL / "apogee" / "allStar-dr16-subset.fits", unit_parse_strict="silent")[COLUMNS]
+    for name in ("FILE", "APOGEE_ID"):
+        table[name] = table[name].astype("U40")
+    for row, (file, teff, logg, fe_h) in zip(ROWS, STARS, strict=True):
+        values = {"FILE": file, "APOGEE_ID": file.split("-", 2)[2].removesuffix(".fits"), "TEFF": teff, "LOGG": logg}
+        values |= {"FE_H": fe_h, "ALPHA_M": 0.05, "SNREV": 100.0, "STARFLAG": 0, "ASPCAPFLAG": 0, "EXTRATARG": 0}
+        for name, value in values.items():
+            table[name][row] = value
+    table.write(path)
+    return table
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    place = tmp_path_factory.mktemp("apogee")
+    parent = write_parent(place / "allStar.fits")
+    content = {
+        "survey": "apogee",
+        "parent": {"path": "allStar.fits", "key": "apogee_id"},
+        "spectra": {"root": str(REAL / "apogee" / "apstar"), "path": "{FILE}"},
+        "model": ["latent-age-apogee-simulated", "astronn-bcnn-apogee-simulated"],
+        "product": ["apogee_latent_age", "apogee_latent_age_plus", "apogee_age_mass"],
+        "output": {"directory": "run", "formats": ["fits"]},
+        "inference": {"passes": 3, "device": "cpu"},
+    }
+    (place / "run.yaml").write_text(yaml.safe_dump(content))
+    return place, parent
+
+
+@needs_real
+@pytest.mark.real
+def test_real_files_become_row_matched_catalogues(built, client):
+    place, parent = built
+    build(load(place / "run.yaml"), client=client)
+    ages = Table.read(place / "run" / "apogee_age_mass.fits", unit_parse_strict="silent")
+    latent = Table.read(place / "run" / "nn_latent_age_dr17.fits", unit_parse_strict="silent")
+    names = [str(name).strip() for name in parent["APOGEE_ID"]]
+    for table, key in ((ages, "APOGEE_ID"), (latent, "apogee_id")):
+        assert [str(name).strip() for name in table[key]] == names
+
+    here = np.isin(np.arange(len(parent)), ROWS)
+    status = np.asarray(ages["STATUS"])
+    assert (status[here] == RowStatus.OK).all()
+    assert (status[~here] == RowStatus.NO_SPECTRUM).all()
+    np.testing.assert_array_equal(np.isfinite(np.ma.filled(ages["age"], np.nan)), here)
+    assert np.ma.filled(ages["age"], np.nan)[here].min() > 0.1
+
+    # the cool giant of logg 0.5 is outside the latent selection and outside the domain; the others are in both
+    z0 = np.ma.filled(latent["z0"], np.nan)
+    assert np.isnan(z0[ROWS[0]])
+    assert np.isfinite(z0[ROWS[1:]]).all()
+    outside = np.asarray(ages["FLAG"]) >> 12 & 1
+    assert outside[ROWS].tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["latent-age-apogee-simulated", "astronn-bcnn-apogee-simulated"])
+def test_shipped_bundles_load_and_say_what_they_are(name):
+    model = load_model(SHIPPED / name)
+    assert "simulat" in model.bundle.description.notes.lower()
+    assert {"teff", "logg", "fe_h"} <= set(model.bundle.description.domain)
