@@ -249,6 +249,93 @@ def simulate(
         console.print(str(path.resolve()), highlight=False)
 
 
+_TRAINING_PATHS = ("store", "labels", "simulation.apokasc", "simulation.labels")
+
+
+@app.command()
+def train(
+    configuration: Annotated[Path, typer.Argument(metavar="CONFIG", help="training configuration (YAML)")],
+    bundle: Annotated[Path, typer.Argument(help="directory of the new bundle")],
+    override: Overrides = None,
+) -> None:
+    """Train a model and write its bundle; an interrupted training goes on where it was."""
+    from catalogue.config import load_section
+    from catalogue.training.labels import LabelError
+    from catalogue.training.train import TrainingConfiguration
+    from catalogue.training.train import train as train_model
+
+    try:
+        settings = load_section(TrainingConfiguration, configuration, override, paths=_TRAINING_PATHS)
+        path = train_model(settings, bundle, _print_epoch)
+    except (ConfigurationError, LabelError) as error:
+        _refuse(error)
+    except OSError as error:
+        _refuse(f"{error.strerror}: {error.filename}", 1)
+    console.print(str(path.resolve()), highlight=False)
+
+
+def _print_epoch(*facts: Any) -> None:
+    console.print(" ".join(str(fact) for fact in facts), highlight=False)
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[str, typer.Argument(help="shipped name or directory; - for none")],
+    configuration: Annotated[Path, typer.Argument(metavar="CONFIG", help="evaluation configuration (YAML)")],
+    directory: Annotated[Path, typer.Argument(help="where page and tables are written")],
+    override: Overrides = None,
+) -> None:
+    """Measure a training configuration on stars it has not seen, beside its baselines."""
+    from catalogue.config import load_section
+    from catalogue.models import BundleError, find_bundle
+    from catalogue.training.evaluate import EvaluationConfiguration
+    from catalogue.training.evaluate import evaluate as evaluate_bundle
+    from catalogue.training.labels import LabelError
+
+    paths = tuple(f"training.{name}" for name in _TRAINING_PATHS)
+    try:
+        settings = load_section(EvaluationConfiguration, configuration, override, paths=paths)
+        path = None if bundle == "-" else find_bundle(bundle, Path.cwd())
+        evaluate_bundle(path, settings, directory, _print_epoch)
+    except (ConfigurationError, LabelError, BundleError) as error:
+        _refuse(error)
+    console.print(str(directory.resolve()), highlight=False)
+
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(help="a catalogue file of a run, or provenance.json")]) -> None:
+    """Print what made a file, and the configuration that makes it again."""
+    from catalogue.pipeline.provenance import ProvenanceError, read_provenance
+
+    try:
+        document = read_provenance(file)
+    except ProvenanceError as error:
+        _refuse(error)
+    activity = document["activity"]["activity:build"]
+    typer.echo(f"date: {activity['date']}")
+    for name, facts in {**document["entity"], **document["agent"]}.items():
+        typer.echo(f"{name}: {json.dumps(facts)}")
+    typer.echo("# configuration")
+    typer.echo(activity["configuration"])
+
+
+@models_app.command("import-astronn")
+def models_import_astronn(
+    directory: Annotated[Path, typer.Argument(help="astroNN model directory")],
+    out: Annotated[Path, typer.Argument(help="directory of the new bundle")],
+    continuum_pixels: Annotated[Path | None, typer.Option(help="continuum pixels, one number a line")] = None,
+) -> None:
+    """Turn an astroNN model directory (ApogeeBCNN, ApokascEncoderDecoder) into a bundle."""
+    from catalogue.models import BundleError
+    from catalogue.models.keras_import import import_astronn
+
+    try:
+        bundle = import_astronn(directory, out, continuum_pixels=continuum_pixels)
+    except BundleError as error:
+        _refuse(error)
+    console.print(f"{out}: {bundle.description.name}, kind {bundle.kind}, digest {bundle.digest}", highlight=False)
+
+
 @models_app.command("list")
 def models_list() -> None:
     """List the model kinds and the shipped bundles."""

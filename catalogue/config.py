@@ -135,7 +135,7 @@ def load_section(
     overrides : list of str, optional
         ``key.sub=value``, the value in YAML.
     paths : tuple of str
-        Top-level keys that are paths, relative to the file.
+        Keys, dotted where nested, that are paths relative to the file.
 
     Raises
     ------
@@ -145,9 +145,13 @@ def load_section(
     content = read_yaml(path)
     for override in overrides or []:
         _set(content, override)
-    for key in paths:
-        if isinstance(content.get(key), str):
-            content[key] = resolve(content[key], path.parent)
+    for dotted in paths:
+        *sections, key = dotted.split(".")
+        inner: Any = content
+        for name in sections:
+            inner = inner.get(name) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get(key), str):
+            inner[key] = resolve(inner[key], path.parent)
     return parse(section, content, str(path))
 
 

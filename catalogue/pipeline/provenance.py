@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import catalogue
@@ -104,3 +106,25 @@ def provenance_document(
             }
         },
     }
+
+
+class ProvenanceError(Exception):
+    """A file whose provenance cannot be found."""
+
+
+def read_provenance(file: Path) -> dict[str, Any]:
+    """Provenance of a catalogue file, from ``provenance.json`` beside it.
+
+    Raises
+    ------
+    ProvenanceError
+        If there is none, or it does not list the file.
+    """
+    path = file if file.name == "provenance.json" else file.parent / "provenance.json"
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ProvenanceError(f"{path}: {error}") from error
+    if file.name != path.name and f"file:{file.name}" not in document["entity"]:
+        raise ProvenanceError(f"{path}: expected an entry for {file.name}, found none")
+    return document
