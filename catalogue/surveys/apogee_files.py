@@ -96,9 +96,7 @@ def read_with_astropy(path: Path, grid: PixelGrid) -> Spectrum:
     except EOFError as error:
         raise SpectrumError(RowStatus.TRUNCATED, f"{path.name}: compressed data end early") from error
     except IndexError as error:
-        raise SpectrumError(
-            RowStatus.TRUNCATED, f"{path.name}: expected extensions 1 to 3: {error}"
-        ) from error
+        raise SpectrumError(RowStatus.TRUNCATED, f"{path.name}: expected extensions 1 to 3: {error}") from error
     except OSError as error:
         if error.errno is not None:
             raise
@@ -272,9 +270,7 @@ def _check_grid(path: Path, grid: PixelGrid, number: int, extension: _Extension)
             f"{path.name}: expected {grid.n_pixels} pixels in extension {number}, found {extension.row.size}",
         )
     if extension.log10_first is None or extension.log10_step is None:
-        raise SpectrumError(
-            RowStatus.MISSING_CARD, f"{path.name}: extension {number} has no numeric CRVAL1 and CDELT1"
-        )
+        raise SpectrumError(RowStatus.MISSING_CARD, f"{path.name}: extension {number} has no numeric CRVAL1 and CDELT1")
     shift = (extension.log10_first - grid.log10_first) / grid.log10_step
     stretch = (extension.log10_step - grid.log10_step) / grid.log10_step * grid.n_pixels
     if abs(shift) > 0.01 or abs(stretch) > 0.01:
