@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from catalogue.models.base import LabelScale
+from catalogue.models.bundle import load_bundle
+from catalogue.models.spt import SpectralTransformer
+from catalogue.training import train as training
+from catalogue.training.dataset import TrainingSet
+from catalogue.training.evaluate import summarise
+from catalogue.training.fit import FitSettings, Targets, fit
+from catalogue.training.labels import LabelError
+from catalogue.training.population import draw_population
+from catalogue.training.train import TrainingConfiguration, predict_rows, train_on
+from tests.factories.bundles import LAMOST_GRID, TINY_ARCHITECTURE, TINY_PREPROCESSING, giant_spectra
+
+SETTINGS = FitSettings(epochs=4, batch=16, threads=1, seed=5, noise=0.2, masked_stretches=1)
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    spectra = giant_spectra(60, seed=1)
+    inputs = SpectralTransformer.fit_inputs(spectra, LAMOST_GRID, TINY_PREPROCESSING, 0)
+    labels = draw_population(60, np.random.default_rng(0))
+    scale = LabelScale.fit(labels.physical())
+    physical = labels.physical()
+    targets = Targets(scale.to_network(physical), scale.covariance_to_network(physical, labels.covariance()))
+    return inputs, inputs.prepare(spectra), targets
+
+
+def _fit(prepared, settings, **more):
+    inputs, pixels, targets = prepared
+    rows = np.arange(60)
+    return fit(SpectralTransformer, TINY_ARCHITECTURE, inputs, pixels, targets, rows[:45], rows[45:], settings, **more)
+
+
+@pytest.mark.parametrize("loss", ["mahalanobis", "mahalanobis_squared", "mse"])
+def test_training_lowers_the_training_loss(prepared, loss):
+    settings = FitSettings(epochs=25, batch=15, threads=1, loss=loss, noise=0, masked_stretches=0, patience=25)
+    history = _fit(prepared, settings).history
+    assert history[-1]["training"] < history[0]["training"]
+
+
+def test_same_seed_gives_the_same_network(prepared):
+    first, second = (_fit(prepared, SETTINGS).network.state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(prepared, tmp_path):
+    whole = _fit(prepared, SETTINGS)
+
+    def stop(epoch, epochs, loss):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _fit(prepared, SETTINGS, checkpoint=tmp_path, progress=stop)
+    resumed = _fit(prepared, SETTINGS, checkpoint=tmp_path)
+    expected, found = whole.network.state_dict(), resumed.network.state_dict()
+    assert resumed.history == whole.history
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(prepared, tmp_path):
+    _fit(prepared, SETTINGS, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="other settings"):
+        _fit(prepared, SETTINGS.model_copy(update={"learning_rate": 0.1}), checkpoint=tmp_path)
+
+
+def _training_set(stars=60):
+    survey = SimpleNamespace(name="lamost-lrs", grid=LAMOST_GRID)
+    labels = draw_population(stars, np.random.default_rng(0))
+    return TrainingSet(giant_spectra(stars, seed=1), labels, survey, "0" * 64)
+
+
+def _configuration(**changes):
+    values = {
+        "name": "tiny", "store": "spectra.zarr", "labels": "labels.csv", "fit": SETTINGS,
+        "preprocessing": TINY_PREPROCESSING, "architecture": TINY_ARCHITECTURE, "passes": 4, **changes,
+    }  # fmt: skip
+    return TrainingConfiguration(**values)
+
+
+def test_a_trained_bundle_predicts_and_says_what_it_holds_for(tmp_path):
+    data = _training_set()
+    trained = train_on(_configuration(), data, np.arange(60), tmp_path / "bundle")
+    description = load_bundle(tmp_path / "bundle").description
+    assert description.training["set_digest"] == "0" * 64
+    assert set(description.domain) == {"teff", "logg", "feh"}
+    assert description.novelty_limit == 1.0
+    assert description.training["stars"] < 60
+    assert all(factor > 0 for factor in description.architecture["calibration"]["data"])
+    predictions = predict_rows(trained.bundle.path, data.spectra)
+    assert np.isfinite(predictions["age"]).all()
+
+
+def test_fewer_stars_than_components_are_refused(tmp_path):
+    with pytest.raises(LabelError, match="6 components need more training stars"):
+        train_on(_configuration(), _training_set(6), np.arange(6), tmp_path / "bundle")
+
+
+def test_a_required_state_without_stars_is_refused(monkeypatch):
+    data = _training_set()
+    only = replace(data, labels=replace(data.labels, state=np.full(60, "RGB")))
+    monkeypatch.setattr(training, "simulate_training_set", lambda configuration: only)
+    configuration = _configuration(store=None, labels=None, simulation={}, require_states=("RGB", "RC"))
+    with pytest.raises(LabelError, match="no star of state 'RC'.*states found: RGB"):
+        training.training_set(configuration)
+
+
+def test_one_source_of_spectra_is_needed():
+    with pytest.raises(ValueError, match="either store and labels, or simulation"):
+        _configuration(simulation={})
+
+
+def test_summary_of_known_errors():
+    truth = np.array([[2.0, 1.0], [4.0, 1.0]])
+    predictions = {"age": np.array([2.2, 3.6]), "mass": np.array([1.05, 1.05])}
+    summary = summarise(predictions, truth)
+    assert summary["age_delta_p"] == pytest.approx(10.0)
+    assert summary["mass_bias"] == pytest.approx(5.0)
