@@ -165,8 +165,9 @@ def test_more_passes_and_another_seed_change_the_numbers_little(model, stars):
     base = model.predict(piece, InferenceSettings(device="cpu", passes=400))
     other = model.predict(piece, InferenceSettings(device="cpu", passes=400, seed=9))
     assert not np.array_equal(base["age"], other["age"])
-    close = np.abs(base["age"] - other["age"]) / base["age_model_error"] < 0.35
-    assert np.nanmean(close[2:]) > 0.9 or close[~np.isnan(base["age"])].all()
+    known = np.isfinite(base["age"])
+    # means of 400 passes differ by 0.07 of the spread of one
+    assert (np.abs(base["age"] - other["age"]) < 0.35 * base["age_model_error"])[known].all()
     ratio = base["age_model_error"] / other["age_model_error"]
     assert np.nanmedian(ratio) == pytest.approx(1.0, abs=0.15)
 
