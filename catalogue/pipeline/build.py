@@ -192,6 +192,7 @@ class _LazyCluster:
     def __exit__(self, *error: Any) -> None:
         if self._context is not None:
             self._context.__exit__(*error)
+            shutil.rmtree(self.run.directory.root / "scratch", ignore_errors=True)
 
     def get(self) -> Any:
         if self.client is None:

@@ -27,6 +27,8 @@ class Record:
         Digest of the content that was written.
     counts : dict of str to int
         Rows by status name.
+    reused : int
+        Rows taken over from an earlier store instead of being read from their files.
     seconds : float
     worker : str
         Host and process, for tracing; part of no digest.
@@ -39,6 +41,7 @@ class Record:
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     worker: str = ""
+    reused: int = 0
 
 
 def record_path(directory: Path, unit: int) -> Path:

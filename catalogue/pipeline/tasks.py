@@ -94,7 +94,9 @@ def ingest(task: IngestTask) -> UnitSummary:
     )
     fault_point("ingest", task.unit, "written")
     seconds = time.perf_counter() - began
-    record = Record(task.start, task.stop, task.inputs, summary.digest, dict(summary.counts), seconds, _worker())
+    record = Record(
+        task.start, task.stop, task.inputs, summary.digest, dict(summary.counts), seconds, _worker(), summary.n_reused
+    )
     write_record(Path(task.records), task.unit, record)
     fault_point("ingest", task.unit, "after")
     return UnitSummary(task.unit, task.stop - task.start, seconds, dict(summary.counts))
