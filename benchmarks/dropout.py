@@ -6,7 +6,8 @@ Both sides get the same network and the same threads: the loop as torch's own th
 tried, ours as granules side by side. Three variants: from PCA coefficients (the network alone), from normalised
 pixels (filling and PCA inside the forward that the loop repeats), and from the survey's pixels to the columns of
 the catalogue (preprocessing and PCA once on both sides, ours with its error columns, the loop with mean, standard
-deviation and percentiles of numpy). Runs are interleaved; medians of wall and of CPU time (which a busy machine disturbs less). Masks differ, so answers are compared by moments.
+deviation and percentiles of numpy). Runs are interleaved; medians of wall time and of CPU time, which a busy
+machine disturbs less. Masks differ, so answers are compared by their moments.
 """
 
 from __future__ import annotations
@@ -149,9 +150,8 @@ def compare(model: SpectralTransformer, batch: SpectraBatch, passes: int, thread
     print(f"  network: {agreement(ours_network(), loop(plain, (features,), passes, 256))}")
     pixels = prepared.pixels, prepared.good
     print(f"  pixels:  {agreement(ours_pixels(), loop(whole, pixels, passes, 256))}")
-    print(
-        f"  {'ms per star, from':22s}{'loop':>9s}{'batch':>7s}{'ours':>9s}{'ratio':>8s}{'CPU time: loop':>18s}{'ours':>8s}{'ratio':>8s}"
-    )
+    print(f"  {'ms per star':22s}{'wall:':>9s}{'batch':>7s}{'':>17s}{'CPU:':>16s}")
+    print(f"  {'from':22s}{'loop':>9s}{'':>7s}{'ours':>9s}{'ratio':>8s}{'loop':>16s}{'ours':>8s}{'ratio':>8s}")
     variants: dict[str, tuple[Callable[[int], object], Callable[[], object]]] = {
         "PCA coefficients": (lambda size: loop(plain, (features,), passes, size), ours_network),
         "normalised pixels": (lambda size: loop(whole, pixels, passes, size), ours_pixels),
