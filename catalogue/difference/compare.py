@@ -1,0 +1,141 @@
+"""Comparing two catalogues: columns first, then the values of rows that belong together."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogue.difference.alignment import Alignment, PairedBlocks, align
+from catalogue.difference.difference import Difference
+from catalogue.difference.schema import compare_schemas, pair_columns, role_column
+from catalogue.difference.values import ColumnTally, FlagTally, QuantityTally
+from catalogue.query.formats import format_of, open_table
+from catalogue.query.table import Table
+
+QUANTITIES = ("age", "mass")
+
+
+def compare(first: str | Path, second: str | Path, key: str | None = None) -> Difference:
+    """What differs between two catalogues.
+
+    Parameters
+    ----------
+    first, second : path
+        FITS, Parquet, CSV or Zarr, each of its own format; the second may be somebody else's.
+    key : str, optional
+        Column that identifies rows, or ``"name in first=name in second"``; by default the column that says so, or has
+        a usual name.
+
+    Returns
+    -------
+    Difference
+
+    Raises
+    ------
+    TableError
+        If a table cannot be read, or nothing says which rows belong together.
+
+    Notes
+    -----
+    Tables whose rows are in one order are compared block by block in constant memory.
+    """
+    paths = [Path(path).expanduser() for path in (first, second)]
+    one, other = (open_table(path) for path in paths)
+    ordered = "zarr" not in {format_of(path) for path in paths}
+    alignment = align(one, other, key)
+    pairs = pair_columns(one, other, alignment.key)
+    tallies = _Tallies(one, other, pairs, alignment.key)
+    with tempfile.TemporaryDirectory(prefix="catalogue-diff-") as directory:
+        blocks = PairedBlocks(one, other, alignment, Path(directory))
+        for rows, others, before, after in blocks(list(pairs), list(pairs.values())):
+            tallies.add(rows, others, before, after)
+    return _result(paths, (one, other), alignment, pairs, tallies, ordered)
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """Columns of one quantity: value and error in both tables."""
+
+    tally: QuantityTally
+    value: str
+    error: str | None
+
+
+class _Tallies:
+    """All that is counted while the blocks go by."""
+
+    def __init__(self, first: Table, second: Table, pairs: dict[str, str], key: tuple[str, str] | None) -> None:
+        self.pairs = pairs
+        self.key = key
+        both = {one: (first.columns[one], second.columns[other]) for one, other in pairs.items()}
+        comparable = {one: two for one, two in both.items() if two[0].shape == two[1].shape}
+        self.columns = {one: ColumnTally(*two) for one, two in comparable.items()}
+        self.flags = {one: FlagTally(*two) for one, two in comparable.items() if FlagTally.wanted(*two)}
+        self.quantities = [
+            quantity for name in QUANTITIES if (quantity := self._quantity(name, first, second)) is not None
+        ]
+
+    def _quantity(self, name: str, first: Table, second: Table) -> _Quantity | None:
+        value, error = role_column(first, name), role_column(first, f"{name}_error")
+        if value is None or self.pairs.get(value) is None or value not in self.columns:
+            return None
+        if {first.columns[value].dtype.kind, second.columns[self.pairs[value]].dtype.kind} - set("iuf"):
+            return None
+        error = error if error in self.columns else None
+        return _Quantity(QuantityTally(value, first.columns[value].unit), value, error)
+
+    def add(
+        self,
+        rows: NDArray[np.int64],
+        others: NDArray[np.int64],
+        before: dict[str, NDArray[Any]],
+        after: dict[str, NDArray[Any]],
+    ) -> None:
+        """Take a block of paired rows."""
+        for name, tally in self.columns.items():
+            tally.add(before[name], after[self.pairs[name]])
+        for name, flags in self.flags.items():
+            flags.add(before[name], after[self.pairs[name]])
+        keys = before[self.key[0]] if self.key else rows
+        for quantity in self.quantities:
+            first, second = (
+                (
+                    part[names.get(quantity.value, quantity.value)],
+                    None if quantity.error is None else part[names.get(quantity.error, quantity.error)],
+                )
+                for part, names in ((before, {}), (after, self.pairs))
+            )
+            quantity.tally.add(first, second, keys, rows, others)
+
+
+def _result(
+    paths: list[Path],
+    tables: tuple[Table, Table],
+    alignment: Alignment,
+    pairs: dict[str, str],
+    tallies: _Tallies,
+    ordered: bool,
+) -> Difference:
+    columns = [tally.result() for tally in tallies.columns.values()]
+    return Difference(
+        first=str(paths[0]),
+        second=str(paths[1]),
+        rows=(tables[0].n_rows, tables[1].n_rows),
+        how=alignment.how,
+        key=alignment.key,
+        matched=alignment.matched,
+        only_first=alignment.only_first,
+        only_second=alignment.only_second,
+        repeated=alignment.repeated,
+        schema=compare_schemas(*tables, pairs, ordered),
+        columns=tuple(column for column in columns if column.changed),
+        unchanged=tuple(column.column for column in columns if not column.changed),
+        bits=tuple(change for tally in tallies.flags.values() for change in tally.changed_bits()),
+        statuses=tuple(change for tally in tallies.flags.values() for change in tally.changed_statuses()),
+        quantities=tuple(quantity.tally.result() for quantity in tallies.quantities),
+    )
