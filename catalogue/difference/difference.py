@@ -103,7 +103,7 @@ class Difference:
         flags = [f"{b.column} {b.bit}: set in {b.set:,} rows, cleared in {b.cleared:,}" for b in self.bits]
         parts.append(("flags", flags))
         for quantity in self.quantities:
-            parts.append((quantity.quantity, _quantity_lines(quantity)))
+            parts.append((quantity.quantity, summary_lines(quantity) + _mover_lines(quantity)))
         return [(title, lines) for title, lines in parts if lines]
 
     def page(self, path: Path) -> None:
@@ -144,7 +144,8 @@ def _column_line(column: ColumnDifference, matched: int) -> str:
     return line + (f", by at most {column.largest:.6g}" if column.largest is not None else "")
 
 
-def _quantity_lines(quantity: QuantityDifference) -> list[str]:
+def summary_lines(quantity: QuantityDifference) -> list[str]:
+    """How an age or a mass changed, in at most three lines; none if it did not."""
     if not (quantity.gained or quantity.lost or quantity.movers):
         return []
     unit = f" {quantity.unit}" if quantity.unit else ""
@@ -154,6 +155,12 @@ def _quantity_lines(quantity: QuantityDifference) -> list[str]:
     if quantity.sigma_mean is not None:
         beyond = ", ".join(f"> {limit}: {rows:,}" for limit, rows in quantity.beyond.items())
         lines.append(f"in units of both errors {quantity.sigma_mean:+.3f} ± {quantity.sigma_spread:.3f}; {beyond}")
+    return lines
+
+
+def _mover_lines(quantity: QuantityDifference) -> list[str]:
+    lines = []
+    unit = f" {quantity.unit}" if quantity.unit else ""
     for mover in quantity.movers[:10]:
         sigma = "" if mover.sigma is None else f"  {mover.sigma:+.2f} sigma"
         lines.append(f"{mover.key} (row {mover.row}): {mover.before:.4g} -> {mover.after:.4g}{unit}{sigma}")

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from catalogue.difference.difference import Difference
+from catalogue.difference.difference import Difference, summary_lines
 from catalogue.difference.values import SIGMA_BINS, QuantityDifference
 from catalogue.report.figures import BLUE, GREY, ORANGE, STYLE, Drawn, encode
 
@@ -31,7 +31,7 @@ def render(difference: Difference) -> str:
     if difference.bits:
         figures.append(draw_bits(difference))
     return environment.from_string(template).render(
-        difference=difference, parts=difference.parts(), figures=figures, style=Markup(style)
+        difference=difference, parts=difference.parts(), summary=summary_lines, figures=figures, style=Markup(style)
     )
 
 

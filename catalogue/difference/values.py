@@ -29,7 +29,7 @@ class ColumnDifference:
     appeared, vanished : int
         Rows that are missing in the first, or in the second table alone.
     largest : float or None
-        Largest difference of two values that are both there; None for text.
+        Largest difference of two values that are both there; None for text and for flags.
     """
 
     column: str
@@ -144,6 +144,7 @@ class ColumnTally:
         self.first, self.second = first, second
         self.compared = self.changed = self.appeared = self.vanished = 0
         self.largest: float | None = None
+        self._numbers = "flag_meanings" not in {**first.attributes, **second.attributes}
 
     def add(self, first: NDArray[Any], second: NDArray[Any]) -> None:
         """Compare values of shape ``(rows, ...)``; a vector differs if any of its elements does."""
@@ -156,7 +157,7 @@ class ColumnTally:
         self.appeared += int(_rows(none & ~nothing).sum())
         self.vanished += int(_rows(nothing & ~none).sum())
         here = both & differs
-        if one.dtype.kind in "iuf" and other.dtype.kind in "iuf" and here.any():
+        if self._numbers and one.dtype.kind in "iuf" and other.dtype.kind in "iuf" and here.any():
             with np.errstate(invalid="ignore", over="ignore"):
                 change = np.abs(other[here].astype(np.float64) - one[here].astype(np.float64))
             change = change[~np.isnan(change)]
