@@ -100,8 +100,9 @@ def test_a_trained_bundle_predicts_and_says_what_it_holds_for(tmp_path):
 
 
 def test_fewer_stars_than_components_are_refused(tmp_path):
-    with pytest.raises(LabelError, match="6 components need more training stars"):
-        train_on(_configuration(), _training_set(6), np.arange(6), tmp_path / "bundle")
+    with pytest.raises(LabelError, match="8 components need more training stars, found 8"):
+        few = _configuration(preprocessing={**TINY_PREPROCESSING, "n_components": 8})
+        train_on(few, _training_set(9), np.arange(9), tmp_path / "bundle")
 
 
 def test_a_required_state_without_stars_is_refused(monkeypatch):
