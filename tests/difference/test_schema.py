@@ -38,8 +38,9 @@ def test_every_kind_of_change_is_found():
         column("a"),
         column("b", unit="K"),
         column("c", "i4", null=-1),
-        column("gone"), column("d", description="x"),
-        same,,
+        column("gone"),
+        column("d", description="x"),
+        same,
     )
     second = Columns(
         column("a", "f8"), column("b", unit="deg"), column("c", "i4", null=-9), column("d", description="y"), same,
