@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,8 +125,8 @@ class _TooNarrowError(Exception):
 
 def _write(table: TableSource, plan: ImportPlan, survey: Survey, partial: Path, rows_per_group: int) -> ParentSummary:
     digest = ColumnDigest()
-    hashes = [np.zeros(0, np.uint64)]
-    missing = [np.zeros(0, bool)]
+    # An array that grows in place: joining pieces at the end would hold the hashes twice.
+    hashes, missing = array("Q"), array("b")
     n_rows = n_selected = 0
     schema = _schema(plan, survey)
     with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
@@ -136,15 +137,13 @@ def _write(table: TableSource, plan: ImportPlan, survey: Survey, partial: Path, 
             digest.update({name: columns[name] for name in schema.names if name != "duplicate_of"})
             if survey.key_is_unique:
                 block_hashes, block_missing = key_hashes(columns[plan.key])
-                hashes.append(block_hashes)
-                missing.append(block_missing)
+                hashes.frombytes(block_hashes.tobytes())
+                missing.frombytes(block_missing.tobytes())
             n_selected += int(np.count_nonzero(columns["selected"].to_numpy(zero_copy_only=False)))
             n_rows += n
             groups.add(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
         groups.finish()
-    all_hashes, all_missing = np.concatenate(hashes), np.concatenate(missing)
-    hashes.clear()
-    rows, earlier = repeated_keys(all_hashes, all_missing)
+    rows, earlier = repeated_keys(np.frombuffer(hashes, np.uint64), np.frombuffer(missing, bool))
     if len(rows):
         _mark_duplicates(partial, rows, earlier)
     digest.update({"duplicate_of": pa.array(np.concatenate([rows, earlier]))})

@@ -15,7 +15,7 @@ from catalogue.spectra.fits_table import FitsTable
 from catalogue.spectra.table_source import ParentError, TableSource
 
 _DELIMITERS = (",", "\t", "|", ";")
-_TEXT_BLOCK = 8 << 20
+_TEXT_BLOCK = 1 << 20
 _LONGEST_HEADER = 1 << 20
 
 
