@@ -13,9 +13,7 @@ _BLOCK = 2880
 _COLUMNS = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK", "NORMALIZATION")
 
 
-def coadd_bytes(
-    columns: tuple[NDArray[np.floating], ...], cards: Mapping[str, bool | int | float | str]
-) -> bytes:
+def coadd_bytes(columns: tuple[NDArray[np.floating], ...], cards: Mapping[str, bool | int | float | str]) -> bytes:
     """Contents of one file.
 
     Parameters

@@ -52,9 +52,7 @@ class TrainingSet:
 def rows_of(spectra: SpectraBatch, rows: NDArray[np.integer]) -> SpectraBatch:
     """Some rows of a batch, as a batch of its own."""
     columns = {name: values[rows] for name, values in spectra.columns.items()}
-    return SpectraBatch(
-        0, spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], spectra.usable[rows], columns
-    )
+    return SpectraBatch(0, spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], spectra.usable[rows], columns)
 
 
 def load_training_set(survey: Survey, store: Path, labels: LabelTable, key: str, partial: bool = False) -> TrainingSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import time
@@ -160,7 +161,7 @@ def binned(predictions: dict[str, NDArray[np.floating]], data: TrainingSet) -> R
     parts = [
         (name, f"{low:g} to {high:g}", (values[name] >= low) & (values[name] < high))
         for name, edges in _BINS.items()
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
+        for low, high in itertools.pairwise(edges)
     ]
     parts += [("state", str(state), data.labels.state == state) for state in np.unique(data.labels.state)]
     rows = []
@@ -245,7 +246,7 @@ def _exchange_regions(
     level = np.median(np.maximum(spectra.flux, 0), axis=1)
     ratio = (level / np.maximum(level[other], 1e-6))[:, None]
     rows: Rows = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = np.flatnonzero((wavelength >= low) & (wavelength < high))
         mixed = rows_of(spectra, np.arange(len(test_rows)))
         mixed.flux[:, inside] = spectra.flux[other][:, inside] * ratio

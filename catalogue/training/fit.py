@@ -275,7 +275,8 @@ class _Checkpoint:
         for index, state in loop.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
         name = f"epoch-{loop.epoch}.safetensors"
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, self.directory / name)
+        copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        save_file(copies, self.directory / name)
         numbers = {
             "tensors": name,
             "settings": self.settings,

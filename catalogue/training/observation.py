@@ -184,9 +184,7 @@ def _response(
     return np.asarray(10.0 ** (exponent - np.median(exponent, axis=1, keepdims=True)))
 
 
-def _at(
-    lattice: NDArray[np.float64], table: InstrumentTable, values: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _at(lattice: NDArray[np.float64], table: InstrumentTable, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Columns of the table at every pixel."""
     if values.ndim == 1:
         return np.interp(lattice, table.log10_wavelength, values)

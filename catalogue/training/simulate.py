@@ -201,9 +201,7 @@ def _normalised(flux: NDArray[np.float32]) -> NDArray[np.floating]:
     return flux / np.maximum(np.convolve(np.pad(flux, 100, mode="edge"), window, mode="valid"), 1e-3)
 
 
-def _cards(
-    row: dict[str, object], fiber: int, snr: NDArray[np.float64]
-) -> dict[str, bool | int | float | str]:
+def _cards(row: dict[str, object], fiber: int, snr: NDArray[np.float64]) -> dict[str, bool | int | float | str]:
     cards: dict[str, bool | int | float | str] = {
         "FILENAME": str(row["filename"])[:-3], "OBSID": int(str(row["obsid"])), "DATA_V": "LAMOST DR10",
         "N_EXTEN": 2, "NORM": 1, "ORIGIN": "simulated", "LMJD": 59000, "MJD": 58999,

@@ -100,8 +100,8 @@ def test_a_trained_bundle_predicts_and_says_what_it_holds_for(tmp_path):
 
 
 def test_fewer_stars_than_components_are_refused(tmp_path):
+    few = _configuration(preprocessing={**TINY_PREPROCESSING, "n_components": 8})
     with pytest.raises(LabelError, match="8 components need more training stars, found 8"):
-        few = _configuration(preprocessing={**TINY_PREPROCESSING, "n_components": 8})
         train_on(few, _training_set(9), np.arange(9), tmp_path / "bundle")
 
 
@@ -110,7 +110,7 @@ def test_a_required_state_without_stars_is_refused(monkeypatch):
     only = replace(data, labels=replace(data.labels, state=np.full(60, "RGB")))
     monkeypatch.setattr(training, "simulate_training_set", lambda configuration: only)
     configuration = _configuration(store=None, labels=None, simulation={}, require_states=("RGB", "RC"))
-    with pytest.raises(LabelError, match="no star of state 'RC'.*states found: RGB"):
+    with pytest.raises(LabelError, match=r"no star of state 'RC'.*states found: RGB"):
         training.training_set(configuration)
 
 
