@@ -105,15 +105,16 @@ def run_sides(module: str, sides: tuple[str, ...], n_rows: int, runs: int, check
         print(
             f"{side:12s} {median:8.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
             f"  {n_rows / median / 1e6:6.2f} M rows/s"
-            f"  {first / median:6.2f} x  peak memory {max(r['peak'] for r in measured[side]):6.0f} MB"
+            f"  {first / median:6.2f} x  CPU {statistics.median(r['cpu'] for r in measured[side]):6.2f} s"
+            f"  peak memory {max(r['peak'] for r in measured[side]):6.0f} MB"
             f"  file {sizes[side] / 1e6:6.0f} MB"
         )
 
 
-def report(start: float) -> None:
+def report(start: float, cpu: float) -> None:
     """Print what one side took, for :func:`run_sides`."""
     seconds = time.perf_counter() - start
     # Not getrusage, whose maximum a process inherits from the one that started it.
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    print(json.dumps({"seconds": seconds, "cpu": time.process_time() - cpu, "peak": peak}))

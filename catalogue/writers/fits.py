@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from catalogue.datamodels import DataModel
 from catalogue.spectra.primitives import RowStatus
+from catalogue.writers.background import BackgroundFile
 from catalogue.writers.base import Writer, publish
 from catalogue.writers.fits_checksum import add_words, checksum_text
 from catalogue.writers.rows import packed_rows, row_dtype
@@ -48,16 +48,16 @@ class FitsWriter(Writer):
         super().__init__(path, data_model, n_rows, provenance)
         self._dtype = row_dtype(data_model)
         self._sum = 0
-        self._stream = self.partial.open("wb", buffering=0)
         primary = _primary(data_model, self.provenance)
         self._header_at = len(primary)
-        _write_all(self._stream.fileno(), primary + self._header().tostring().encode("ascii"))
+        self._file = BackgroundFile(self.partial)
+        self._file.write(primary + self._header().tostring().encode("ascii"))
 
     def _write_block(self, block: Mapping[str, NDArray[Any]]) -> None:
         data = packed_rows(self.data_model, self._dtype, block).view(np.uint8)
         if remainder := data.nbytes % _RECORD:
             data = np.concatenate([data, np.zeros(_RECORD - remainder, np.uint8)])
-        _write_all(self._stream.fileno(), data.data)
+        self._file.write(data.data)
         self._sum = add_words(self._sum, data)
 
     def _finish(self) -> None:
@@ -65,13 +65,12 @@ class FitsWriter(Writer):
         header = self._header()
         header["DATASUM"] = str(self._sum)
         header["CHECKSUM"] = checksum_text(add_words(self._sum, header.tostring().encode("ascii")))
-        self._stream.seek(self._header_at)
-        _write_all(self._stream.fileno(), header.tostring().encode("ascii"))
-        self._stream.close()
+        self._file.overwrite(self._header_at, header.tostring().encode("ascii"))
+        self._file.close()
         publish(self.partial, self.path)
 
     def _discard(self) -> None:
-        self._stream.close()
+        self._file.discard()
         self.partial.unlink(missing_ok=True)
 
     def _header(self) -> fits.Header:
@@ -137,10 +136,3 @@ def _add_provenance(header: fits.Header, provenance: Mapping[str, str]) -> None:
 def _ascii(text: str) -> str:
     """Text as a FITS card may hold it; whole values longer than a card are continued by astropy."""
     return " ".join(str(text).encode("ascii", "backslashreplace").decode("ascii").split())
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write everything; a single call may write less, and no more than 2 GB."""
-    view = memoryview(data).cast("B") if not isinstance(data, bytes) else memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
