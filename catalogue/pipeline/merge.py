@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +137,34 @@ def merge(
             writer.abort()
         raise
     files = tuple(writer.path for writer in writers)
+    kept = _without_stale_files(run, product, inputs, files)
     write_json(
         run.directory.merge_record(product.name),
-        {"inputs": inputs, "rows": manifest.n_rows, "files": {path.name: signature(path) for path in files}},
+        {"inputs": inputs, "rows": manifest.n_rows, "files": {path.name: signature(path) for path in (*kept, *files)}},
     )
     fault_point("merge", product.name, "after")
     return Merged(product.name, files, manifest.n_rows, True), collector
+
+
+def _without_stale_files(run: Run, product: DataModel, inputs: str, written: tuple[Path, ...]) -> list[Path]:
+    """Remove files of formats no longer asked for if they were made from other inputs; gives those that stay.
+
+    Otherwise a CSV of the last model would lie beside a FITS file of this one.
+    """
+    try:
+        earlier = json.loads(run.directory.merge_record(product.name).read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    others = [run.directory.root / name for name in earlier["files"] if run.directory.root / name not in written]
+    if earlier["inputs"] == inputs:
+        return [path for path in others if path.exists()]
+    for path in others:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+            path.with_name(path.name.removesuffix(".gz") + ".txt").unlink(missing_ok=True)
+    return []
 
 
 def _stream(

@@ -73,11 +73,23 @@ def test_another_option_of_the_product_is_only_a_merge(built, tmp_path, client):
 
 
 def test_another_format_is_only_a_merge(built, tmp_path, client):
-    assert rerun(built, tmp_path, client, "output.formats=[fits, votable]") == (0, 0)
+    run = load(built, "output.formats=[fits, votable]")
+    result = build(run, client=client)
+    assert (result.ingested, result.inferred) == (0, 0)
+    full = load(built, "output.formats=[fits, votable]", f"output.directory={tmp_path / 'full'}")
+    build(full, client=client)
+    assert output_digests(full).items() <= output_digests(run).items()
+
+
+def test_a_format_no_longer_asked_for_does_not_outlive_its_model(built, tmp_path, client):
+    tiny_spt_bundle(tmp_path / "other", seed=5)
+    run = load(built, "output.formats=[fits]", f"model={tmp_path / 'other'}")
+    build(run, client=client)
+    assert sorted(path.name for path in run.directory.root.glob("lamost_age_mass.*")) == ["lamost_age_mass.fits"]
 
 
 def test_a_replaced_file_makes_its_unit_again(built, tmp_path, client):
-    path, lines = parent_lines(built)
+    _, lines = parent_lines(built)
     number = row_with_a_file(lines, 70)
     cells = dict(zip(lines[0].split(","), lines[number].split(","), strict=True))
     cards = {"RA": float(cells["ra"]), "DEC": float(cells["dec"]), "Z": float(cells["z"])}
