@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -10,6 +13,33 @@ from typing import TypeVar
 import torch
 
 _T = TypeVar("_T")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 256 << 20
+_HEAP_BYTES = 32 << 20
+"""The largest allocation that glibc can be told to take from the heap."""
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep up to 256 MiB of freed memory of this process for the next granule.
+
+    Every granule allocates and frees the same arrays of about a megabyte. glibc returns such memory to
+    the system at once, above all under Dask's nannies, which set ``MALLOC_TRIM_THRESHOLD_=65536``, and the
+    page faults that follow cost more than the arithmetic: 122 instead of 42 ms for a granule of SPT.
+
+    Returns
+    -------
+    bool
+        Whether it was done; False where the C library is another.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _HEAP_BYTES) and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
 
 
 @contextlib.contextmanager
@@ -39,6 +69,7 @@ def map_granules(function: Callable[[int], _T], count: int, threads: int | None 
         Granules computed at the same time; None takes ``torch.get_num_threads()``, so that whoever
         owns the process decides with ``torch.set_num_threads``.
     """
+    keep_freed_memory()
     threads = min(threads or torch.get_num_threads(), count)
     if threads <= 1:
         with single_threaded():

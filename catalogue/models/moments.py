@@ -40,13 +40,18 @@ def reduce(samples: Tensor) -> Moments:
     samples : Tensor, shape (passes, rows, outputs)
     """
     samples = samples.double()
-    mean = samples.mean(dim=0)
-    deviation = samples - mean
-    covariance = torch.einsum("tri,trj->rij", deviation, deviation) / len(samples)
+    mean, covariance = mean_and_covariance(samples)
     std = torch.diagonal(covariance, dim1=1, dim2=2).sqrt()
     levels = torch.tensor([0.16, 0.50, 0.84], dtype=samples.dtype, device=samples.device)
     percentiles = torch.quantile(samples, levels, dim=0)
     return Moments(mean, std, percentiles, covariance, correlation(covariance))
+
+
+def mean_and_covariance(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (rows, outputs) and population covariance (rows, outputs, outputs) over the passes."""
+    mean = samples.mean(dim=0)
+    deviation = samples - mean
+    return mean, torch.einsum("tri,trj->rij", deviation, deviation) / len(samples)
 
 
 def correlation(covariance: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from catalogue.models.bundle import Bundle, BundleError, Description, Label, sav
 from catalogue.models.components import ComponentInputs, ComponentSettings, fit_components
 from catalogue.models.dropout import Dropout, DropoutPasses
 from catalogue.models.granules import map_granules
-from catalogue.models.moments import correlation, mixture_percentiles, reduce
+from catalogue.models.moments import correlation, mean_and_covariance, mixture_percentiles
 from catalogue.models.preprocessing import GridSettings, redshift
 from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
 
@@ -338,18 +338,19 @@ class _Engine:
         factor = self.scale * self.data_factor
         data = data * factor[:, None] * factor
         values = torch.exp(LN10 * logs)
-        log_moments, moments = reduce(logs), reduce(values)
-        total = log_moments.covariance + data.mean(dim=0)
+        log_mean, log_covariance = mean_and_covariance(logs)
+        mean, covariance = mean_and_covariance(values)
+        total = log_covariance + data.mean(dim=0)
         columns: list[Tensor] = []
         for i in range(N_LABELS):
             variance = data[..., i, i]
             data_error = (LN10 * values[..., i] * variance.sqrt()).square().mean(dim=0).sqrt()
-            model_error = moments.std[:, i]
+            model_error = covariance[:, i, i].sqrt()
             percentiles = torch.exp(LN10 * mixture_percentiles(logs[..., i], variance.sqrt(), LEVELS))
             error = (model_error.square() + data_error.square()).sqrt()
-            columns += [moments.mean[:, i], error, model_error, data_error, *percentiles]
+            columns += [mean[:, i], error, model_error, data_error, *percentiles]
             if i == 0:
-                columns += [log_moments.mean[:, 0], total[:, 0, 0].sqrt()]
+                columns += [log_mean[:, 0], total[:, 0, 0].sqrt()]
         return [*columns, correlation(total)]
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
+import sys
 import threading
 
 import pytest
 import torch
 
-from catalogue.models.granules import map_granules, single_threaded
+from catalogue.models.granules import keep_freed_memory, map_granules, single_threaded
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -43,3 +45,8 @@ def test_the_number_of_threads_is_restored():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_freed_memory_is_kept_where_the_c_library_can():
+    assert keep_freed_memory() in (True, False)
+    assert keep_freed_memory() == (sys.platform.startswith("linux") and os.confstr("CS_GNU_LIBC_VERSION") is not None)
