@@ -79,7 +79,7 @@ def is_merged(run: Run, product: DataModel, inputs: str) -> bool:
     if record.get("inputs") != inputs or (run.configuration.output.report and not report_path(run, product).exists()):
         return False
     wanted = [output_path(run, product, name) for name in run.configuration.output.formats]
-    return all(record["files"].get(path.name) == signature(path) for path in wanted)
+    return all(path.name in record["files"] and record["files"][path.name] == signature(path) for path in wanted)
 
 
 def signature(path: Path) -> list[int] | None:
