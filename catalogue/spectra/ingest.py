@@ -111,22 +111,7 @@ def ingest_unit(
     earlier = None if reuse is None else EarlierRows(Path(reuse[0]), Path(reuse[1]), unit.survey, unit.key)
     reader = _Reader(unit.survey, SpectraRoot(root))
     digest = ColumnDigest()
-    n_reused = 0
-    with ThreadPoolExecutor(threads or _MOST_THREADS) as pool, ThreadPoolExecutor(1) as writer:
-        written: Future[None] | None = None
-        for first in range(start, stop, unit.chunk_rows):
-            chunk = ChunkRows(unit, first, min(first + unit.chunk_rows, stop))
-            pending = chunk.rows_to_read()
-            if earlier is not None:
-                taken = earlier.copy_into(chunk, pending, reader.root)
-                n_reused += len(taken)
-                pending = [row for row in pending if row not in taken]
-            _read_files(chunk, pending, reader, pool, threads)
-            if written is not None:
-                written.result()
-            written = writer.submit(_finish_chunk, chunk, unit.group, digest)
-        if written is not None:
-            written.result()
+    n_reused = _ingest_chunks(unit, reader, earlier, digest, threads)
     columns = unit.finished_columns()
     write_rows(unit.group, columns, start)
     digest.update({name: values for name, values in columns.items() if name not in SIGNATURES})
@@ -171,6 +156,33 @@ def input_digest(parent: Path, root: Path, start: int, stop: int) -> str:
     digest = ColumnDigest()
     digest.update({**columns, "file": signatures})
     return digest.hexdigest()
+
+
+def _ingest_chunks(
+    unit: UnitRows,
+    reader: _Reader,
+    earlier: EarlierRows | None,
+    digest: ColumnDigest,
+    threads: int | None,
+) -> int:
+    """Fill and write the chunks of a unit, each being written while the next is filled; returns the rows reused."""
+    n_reused = 0
+    with ThreadPoolExecutor(threads or _MOST_THREADS) as pool, ThreadPoolExecutor(1) as writer:
+        written: Future[None] | None = None
+        for first in range(unit.start, unit.stop, unit.chunk_rows):
+            chunk = ChunkRows(unit, first, min(first + unit.chunk_rows, unit.stop))
+            pending = chunk.rows_to_read()
+            if earlier is not None:
+                taken = earlier.copy_into(chunk, pending, reader.root)
+                n_reused += len(taken)
+                pending = [row for row in pending if row not in taken]
+            _read_files(chunk, pending, reader, pool, threads)
+            if written is not None:
+                written.result()
+            written = writer.submit(_finish_chunk, chunk, unit.group, digest)
+        if written is not None:
+            written.result()
+    return n_reused
 
 
 class _Reader:

@@ -3,97 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from catalogue.spectra import ingest
-from catalogue.spectra.ingest import IngestSummary, ingest_unit, input_digest
+from catalogue.spectra.ingest import ingest_unit
 from catalogue.spectra.parent import import_parent
 from catalogue.spectra.primitives import RowStatus, is_usable
-from catalogue.spectra.store import create_store, read_rows
+from catalogue.spectra.store import StoreError, create_store, read_rows
 from catalogue.surveys import load_survey
 from catalogue.surveys.lamost import LamostLowResolution
+from tests.factories.apogee import write_apstar
+from tests.factories.ingested import SURVEY, run
 from tests.factories.lamost import PARENT_COLUMNS, star, write_coadd, write_five_rows, write_parent_csv, write_survey
 from tests.factories.real import REAL, needs_real
-
-SURVEY = load_survey("lamost-lrs")
-CHUNK = 64
-
-
-@dataclass
-class Ingested:
-    store: Path
-    parent: Path
-    root: Path
-    n_rows: int
-    summaries: list[IngestSummary]
-
-    def read(self, *names: str) -> dict[str, np.ndarray]:
-        return read_rows(self.store, names, 0, self.n_rows)
-
-    @property
-    def statuses(self) -> list[str]:
-        return [RowStatus(value).name for value in self.read("status")["status"].tolist()]
-
-    @property
-    def digests(self) -> list[str]:
-        return [summary.digest for summary in self.summaries]
-
-    @property
-    def inputs(self) -> list[str]:
-        return [
-            input_digest(self.parent, self.root, start, min(start + 2 * CHUNK, self.n_rows))
-            for start in range(0, self.n_rows, 2 * CHUNK)
-        ]
-
-
-def run(csv: Path, root: Path, work: Path, *, key: str = "obsid", select: str | None = None, chunk_rows: int = CHUNK,
-        reuse: Ingested | None = None, template: str = "{filename}", **settings: Any) -> Ingested:  # fmt: skip
-    """Import a table, create a store and ingest all its units (of two chunks)."""
-    work.mkdir(exist_ok=True)
-    parent, store, unit_rows = work / "parent.parquet", work / "spectra.zarr", 2 * chunk_rows
-    n_rows = import_parent(
-        csv, parent, survey=SURVEY, key=key, template=template, rows_per_group=unit_rows, select=select
-    ).n_rows
-    create_store(store, SURVEY, n_rows, chunk_rows, unit_rows, key)
-    earlier = None if reuse is None else (str(reuse.store), str(reuse.parent))
-    summaries = [
-        ingest_unit(store, parent, SURVEY.name, root, start, min(start + unit_rows, n_rows), reuse=earlier, **settings)
-        for start in range(0, n_rows, unit_rows)
-    ]
-    return Ingested(store, parent, root, n_rows, summaries)
-
-
-@pytest.fixture(scope="module")
-def survey(tmp_path_factory) -> Path:
-    """150 rows: a chunk of 64, another, and a partial one, in two units."""
-    return write_survey(tmp_path_factory.mktemp("survey"), 150, missing=0.2, damaged=0.08)
-
-
-@pytest.fixture(scope="module")
-def ingested(survey, tmp_path_factory) -> Ingested:
-    return run(survey, survey.parent / "spectra", tmp_path_factory.mktemp("work"))
-
-
-@pytest.fixture
-def opened(monkeypatch) -> list[str]:
-    """Names of the files that the survey's reader was asked for."""
-    names: list[str] = []
-    read = LamostLowResolution.read
-
-    def recording(self, path):
-        names.append(path.name)
-        return read(self, path)
-
-    monkeypatch.setattr(LamostLowResolution, "read", recording)
-    return names
 
 
 def test_rows_hold_what_their_files_hold_and_their_parent_says(ingested, survey):
@@ -347,8 +278,6 @@ def test_empty_tables_and_single_rows(tmp_path, n):
 
 
 def test_units_that_do_not_fit_the_chunks_are_refused(ingested):
-    from catalogue.spectra.store import StoreError
-
     with pytest.raises(StoreError, match="expected whole chunks"):
         ingest_unit(ingested.store, ingested.parent, SURVEY.name, ingested.root, 64, 128)
 
@@ -387,102 +316,63 @@ def test_the_real_subset_gives_180_spectra_and_60_rows_without(tmp_path):
     assert set(values["data_release"][usable].tolist()) == {"LAMOST DR10"}
 
 
-# -- reuse of an earlier store ---------------------------------------------------------------
-
-
-def reordered(survey: Path, order: list[int]) -> Path:
-    header, *lines = survey.read_text().splitlines()
-    path = survey.with_name("reordered.csv")
-    path.write_text("\n".join([header, *(lines[i] for i in order)]) + "\n")
-    return path
-
-
-def same_content(left: Ingested, right: Ingested) -> None:
-    names = ["flux", "ivar", "mask", "status", "reason", "file_size", "file_mtime_ns"]
-    names += [column.name for column in SURVEY.columns]
-    there = right.read(*names)
-    for name, values in left.read(*names).items():
-        np.testing.assert_array_equal(values, there[name], err_msg=name)
-    assert left.digests == right.digests
-
-
-@pytest.mark.parametrize("order", ["same", "shifted", "shuffled", "fewer"])
-def test_rows_that_moved_are_copied_and_no_file_is_opened(survey, ingested, tmp_path, opened, order):
-    rows = {
-        "same": list(range(150)),
-        "shifted": [*range(5, 150), *range(5)],
-        "shuffled": np.random.default_rng(0).permutation(150).tolist(),
-        "fewer": list(range(0, 150, 2)),
-    }[order]
-    table = reordered(survey, rows)
-    copied = run(table, ingested.root, tmp_path / "a", reuse=ingested)
-    assert opened == []
-    assert sum(summary.n_reused for summary in copied.summaries) == sum(
-        ingested.statuses[row] != "NO_SPECTRUM" for row in rows
-    )
-    same_content(copied, run(table, ingested.root, tmp_path / "b"))
-
-
-def test_changed_files_and_parent_values_are_read_again(survey, tmp_path, opened):
-    root = tmp_path / "spectra"
-    shutil.copytree(survey.parent / "spectra", root, copy_function=shutil.copy2)
-    earlier = run(survey, root, tmp_path / "earlier")
-    ok = [row for row, status in enumerate(earlier.statuses) if status == "OK"]
-    header, *lines = survey.read_text().splitlines()
-    names = [line.split(",")[-1] for line in lines]
-    (root / names[ok[0]]).touch()
-    write_coadd(root / names[ok[1]], 900_000_000 + 7 * ok[1], seed=999)
-    fields = lines[ok[2]].split(",")
-    fields[4] = "4321.0"
-    lines[ok[2]] = ",".join(fields)
-    damaged = earlier.statuses.index("TRUNCATED")
-    write_coadd(root / names[damaged], 900_000_000 + 7 * damaged, seed=damaged)
-    table = tmp_path / "changed.csv"
-    table.write_text("\n".join([header, *lines]) + "\n")
-    opened.clear()
-    copied = run(table, root, tmp_path / "a", reuse=earlier)
-    assert sorted(opened) == sorted(names[row] for row in (*ok[:3], damaged))
-    assert copied.statuses[damaged] == "OK"
-    same_content(copied, run(table, root, tmp_path / "b"))
-
-
-def test_nothing_is_taken_from_another_reader_version_or_an_unfinished_unit(
-    survey, ingested, tmp_path, opened, monkeypatch
-):
-    half = run(survey, ingested.root, tmp_path / "half")
-    for name in ("status", "file_size"):
-        shutil.rmtree(half.store / name / "c")
-    opened.clear()
-    copied = run(survey, ingested.root, tmp_path / "a", reuse=half)
-    assert sum(summary.n_reused for summary in copied.summaries) == 0
-    monkeypatch.setattr(LamostLowResolution, "reader_version", SURVEY.reader_version + 1)
-    copied = run(survey, ingested.root, tmp_path / "b", reuse=ingested)
-    assert sum(summary.n_reused for summary in copied.summaries) == 0
-    assert copied.digests == ingested.digests
-
-
-def test_a_large_chunk_with_few_wanted_rows_is_not_decoded(survey, ingested, tmp_path, opened, monkeypatch):
-    monkeypatch.setattr("catalogue.spectra.reuse._SMALL_CHUNK_ROWS", CHUNK - 1)
-    row = ingested.statuses.index("OK")
-    table = reordered(survey, [row])
-    copied = run(table, ingested.root, tmp_path / "a", reuse=ingested)
-    assert copied.summaries[0].n_reused == 0
-    assert len(opened) == 1
-    assert copied.statuses == ["OK"]
-
-
-def test_duplicates_are_told_anew_when_rows_move(tmp_path):
-    survey = write_survey(tmp_path / "survey", 40)
-    root = survey.parent / "spectra"
-    header, *lines = survey.read_text().splitlines()
-    survey.write_text("\n".join([header, *lines, lines[3]]) + "\n")
-    earlier = run(survey, root, tmp_path / "earlier")
-    assert earlier.statuses == ["OK"] * 40 + ["DUPLICATE"]
-    table = reordered(survey, [40, *range(40)])
-    copied = run(table, root, tmp_path / "a", reuse=earlier)
-    assert [row for row, status in enumerate(copied.statuses) if status == "DUPLICATE"] == [4]
-    same_content(copied, run(table, root, tmp_path / "b"))
-
-
 def test_the_module_knows_nothing_of_dask():
     assert "dask" not in Path(ingest.__file__).read_text().lower()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from catalogue.spectra import ingest, store
+
+writes = 0
+original = store.write_rows
+
+def write_some(*arguments):
+    global writes
+    writes += 1
+    if writes == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(*arguments)
+
+ingest.write_rows = write_some
+ingest.ingest_unit(*map(Path, sys.argv[2:4]), "lamost-lrs", Path(sys.argv[4]), 0, 128)
+"""
+
+
+@pytest.mark.parametrize("write", [1, 2, 3])
+def test_a_unit_that_was_killed_between_its_writes_is_repeated_with_the_same_bytes(ingested, tmp_path, write):
+    store = tmp_path / "spectra.zarr"
+    create_store(store, SURVEY, 150, CHUNK, 2 * CHUNK, "obsid")
+    command = [sys.executable, "-c", KILLED, str(write), str(store), str(ingested.parent), str(ingested.root)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not read_rows(store, ["status"], 0, 128)["status"].any()
+    assert len(list(store.glob("flux/c/*"))) == write - 1
+    for start, stop in ((0, 128), (128, 150)):
+        ingest_unit(store, ingested.parent, SURVEY.name, ingested.root, start, stop)
+    chunks = sorted(path.relative_to(store) for path in store.rglob("c/**/*") if path.is_file())
+    assert chunks
+    assert chunks == sorted(
+        path.relative_to(ingested.store) for path in ingested.store.rglob("c/**/*") if path.is_file()
+    )
+    for path in chunks:
+        assert (store / path).read_bytes() == (ingested.store / path).read_bytes(), path
+
+
+def test_another_survey_goes_through_the_same_unit(tmp_path):
+    root = tmp_path / "spectra"
+    root.mkdir()
+    write_apstar(root / "a.fits", objid="2M00000000+0000000")
+    write_apstar(root / "b.fits", objid="2M99999999+0000000")
+    csv = tmp_path / "a.csv"
+    csv.write_text("APOGEE_ID,RA,DEC,FILE\n" + "".join(f"2M00000000+0000000,10.5,-20.25,{f}.fits\n" for f in "aab"))
+    survey = load_survey("apogee")
+    parent, store = tmp_path / "p.parquet", tmp_path / "s.zarr"
+    import_parent(csv, parent, survey=survey, key="apogee_id", template="{file}", rows_per_group=64)
+    create_store(store, survey, 3, 64, 64, "apogee_id")
+    summary = ingest_unit(store, parent, "apogee", root, 0, 3)
+    assert summary.counts == {"OK": 2, "KEY_MISMATCH": 1}
+    values = read_rows(store, ["flux", "mask", "apogee_id"], 0, 3)
+    assert values["flux"].shape == (3, 8575)
+    assert values["mask"].dtype == np.uint32
+    np.testing.assert_array_equal(values["flux"][0], values["flux"][1])
