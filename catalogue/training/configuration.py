@@ -27,7 +27,7 @@ def load_configuration(section: type[_Section], path: Path) -> _Section:
 
 
 def _resolved(content: dict[str, Any], relative_to: Path) -> dict[str, Any]:
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
             result[key] = _resolved(value, relative_to)

@@ -90,7 +90,7 @@ def evaluate(
     data = training_set(configuration.training)
     folds = split_by_star(data.labels, configuration.folds, configuration.seed)
     truth = data.labels.physical()
-    collected: dict[str, NDArray[np.float64]] = {}
+    collected: dict[str, NDArray[np.floating]] = {}
     methods: Rows = []
     first: TrainedModel | None = None
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ def evaluate(
     result = {
         "stars": len(np.unique(data.labels.star)),
         "spectra": len(data),
-        "median_snrg": float(np.median(data.spectra.columns["snrg"])),
+        "median_snrg": float(np.median(_column(data, "snrg"))),
         "set_digest": data.digest,
         "methods": methods,
         "bins": binned(collected, data),
@@ -157,7 +157,7 @@ def summarise(predictions: dict[str, NDArray[np.floating]], truth: NDArray[np.fl
 def binned(predictions: dict[str, NDArray[np.floating]], data: TrainingSet) -> Rows:
     """:func:`summarise` in bins of age, mass, S/N, [Fe/H] and evolutionary state."""
     truth = data.labels.physical()
-    values = {"age": truth[:, 0], "mass": truth[:, 1], "snrg": data.spectra.columns["snrg"], "feh": data.labels.feh}
+    values = {"age": truth[:, 0], "mass": truth[:, 1], "snrg": _column(data, "snrg"), "feh": data.labels.feh}
     parts = [
         (name, f"{low:g} to {high:g}", (values[name] >= low) & (values[name] < high))
         for name, edges in _BINS.items()
@@ -170,6 +170,10 @@ def binned(predictions: dict[str, NDArray[np.floating]], data: TrainingSet) -> R
             chosen = {key: column[inside] for key, column in predictions.items()}
             rows.append({"by": name, "bin": text, "spectra": int(inside.sum()), **summarise(chosen, truth[inside])})
     return rows
+
+
+def _column(data: TrainingSet, name: str) -> NDArray[np.float64]:
+    return np.asarray(data.spectra.columns[name], dtype=np.float64)
 
 
 def _components(trained: TrainedModel, data: TrainingSet, rows: NDArray[np.integer]) -> NDArray[np.float32]:
