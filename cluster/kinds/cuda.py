@@ -1,0 +1,134 @@
+"""One worker process per GPU of this machine."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import dask
+from dask.system import CPU_COUNT
+from distributed import Client
+from pydantic import Field
+
+from cluster.errors import ClusterError
+from cluster.kinds.local import LOOPBACK, local_configuration
+from cluster.quiet import quiet_close
+from cluster.security import temporary_security
+from cluster.settings import ClusterSettings
+
+
+class Settings(ClusterSettings):
+    """Keys of a cluster of the GPUs of this machine.
+
+    Attributes
+    ----------
+    devices : list of int or str, or None
+        Indices or UUIDs of the GPUs; None takes those of ``CUDA_VISIBLE_DEVICES``, else all.
+    threads : int or None
+        Threads of the numerical libraries in each process; None shares the machine's cores over the GPUs.
+    tls : bool
+        Encrypt and authenticate although only the loopback is used: on a machine with other users.
+    dashboard : str
+        Address and port of the dashboard.
+    """
+
+    kind: Literal["cuda"]
+    devices: list[int | str] | None = Field(default=None, min_length=1)
+    threads: int | None = Field(default=None, ge=1)
+    tls: bool = False
+    dashboard: str = f"{LOOPBACK}:0"
+
+    @contextmanager
+    def open(self, *, scratch: Path, workers: int | None) -> Iterator[Client]:
+        """Start a process for each GPU."""
+        scratch.mkdir(parents=True, exist_ok=True)
+        cluster_class = cuda_cluster_class()
+        found = visible_gpus()
+        count = workers or (len(self.devices) if self.devices else found)
+        threads = self.threads or max(1, CPU_COUNT // count)
+        security = temporary_security() if self.tls else None
+        keywords = self.cluster_keywords(count, scratch, security)
+        with (
+            dask.config.set(local_configuration(threads)),
+            quiet_close(),
+            _started(cluster_class, keywords) as cluster,
+            Client(cluster, security=security, set_as_default=False) as client,
+        ):
+            # A worker whose nanny died is not started again by itself; this keeps the number.
+            cluster.adapt(minimum=count, maximum=count)
+            yield client
+
+    def cluster_keywords(self, count: int, scratch: Path, security: Any) -> dict[str, Any]:
+        """Keywords of dask-cuda's ``LocalCUDACluster``."""
+        return {
+            "CUDA_VISIBLE_DEVICES": self.devices,
+            "n_workers": count,
+            "threads_per_worker": 1,
+            # Workers hold no results, on the device or off it: nothing is to be spilled.
+            "memory_limit": 0,
+            "device_memory_limit": None,
+            "data": dict,
+            "host": LOOPBACK,
+            "dashboard_address": self.dashboard,
+            "local_directory": str(scratch),
+            "security": security,
+            "silence_logs": logging.CRITICAL,
+        }
+
+
+def cuda_cluster_class() -> Any:
+    """Class ``LocalCUDACluster`` of dask-cuda.
+
+    Raises
+    ------
+    ClusterError
+        It cannot be imported; the message names the extra.
+    """
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise ClusterError(
+            "a cluster of kind 'cuda' needs dask-cuda and torch built for CUDA: install stellar-catalogue[gpu] "
+            f"({error})"
+        ) from error
+    return LocalCUDACluster
+
+
+def visible_gpus() -> int:
+    """Number of GPUs that this process may use.
+
+    Raises
+    ------
+    ClusterError
+        There is none.
+    """
+    from dask_cuda.utils import get_gpu_count
+
+    # Asked of the driver first: without a device dask-cuda would start its workers again and again.
+    try:
+        count, reason = int(get_gpu_count()), "the driver lists none"
+    except Exception as error:  # the errors of NVML have no public parent
+        count, reason = 0, str(error)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if count and visible is not None:
+        # CUDA itself stops at the first entry that is no device, for which -1 and nothing are in use.
+        entries = itertools.takewhile(lambda entry: entry.strip() not in ("", "-1"), visible.split(","))
+        count, reason = len(list(entries)), f"CUDA_VISIBLE_DEVICES is {visible!r}"
+    if count < 1:
+        raise ClusterError(f"no NVIDIA GPU was found: {reason}; use cluster: local, or run on a GPU node")
+    return count
+
+
+@contextmanager
+def _started(cluster_class: Any, keywords: dict[str, Any]) -> Iterator[Any]:
+    try:
+        cluster = cluster_class(**keywords)
+    except Exception as error:  # dask-cuda, NVML and CUDA raise what they like
+        raise ClusterError(f"workers on GPUs could not be started: {type(error).__name__}: {error}") from error
+    with cluster:
+        yield cluster
