@@ -22,7 +22,7 @@ from catalogue.spectra.store import StoreError, create_store, read_rows
 from catalogue.surveys import load_survey
 from catalogue.surveys.lamost import LamostLowResolution
 from tests.factories.apogee import write_apstar
-from tests.factories.ingested import SURVEY, run
+from tests.factories.ingested import CHUNK, SURVEY, run
 from tests.factories.lamost import PARENT_COLUMNS, star, write_coadd, write_five_rows, write_parent_csv, write_survey
 from tests.factories.real import REAL, needs_real
 
