@@ -32,7 +32,9 @@ def baseline(name: str, seed: int) -> Any:
     if name == "gradient boosting":
         return MultiOutputRegressor(HistGradientBoostingRegressor(max_iter=150, random_state=seed))
     if name == "MLP":
-        network = MLPRegressor((128, 64), alpha=1.0, early_stopping=True, max_iter=60, random_state=seed)
+        network = MLPRegressor(
+            hidden_layer_sizes=(128, 64), alpha=1.0, early_stopping=True, max_iter=60, random_state=seed
+        )
         return TransformedTargetRegressor(network, transformer=StandardScaler())
     if name == "k nearest neighbours":
         return KNeighborsRegressor(20, weights="distance")
