@@ -77,7 +77,7 @@ def load_training_set(survey: Survey, store: Path, labels: LabelTable, key: str,
         If the store cannot be read.
     """
     check_labels(labels)
-    group = open_store(store)
+    group: Any = open_store(store)
     n_rows = group["status"].shape[0]
     about = read_rows(group, [key, "status"], 0, n_rows)
     # of repeated rows the first is taken: the others are the same spectrum

@@ -199,7 +199,7 @@ class _Loop:
                 group["lr"] = self.rate()
             loss = self.loss(batch, augment=True)
             self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimiser.step()
             self.step += 1

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,15 +109,17 @@ def measure_instrument(
     used = bins * BIN_PIXELS
     centre = LOG10_FIRST + LOG10_STEP * (BIN_PIXELS * (np.arange(bins) + 0.5) - 0.5)
 
-    def blocks(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    def blocks(array: NDArray[Any]) -> NDArray[Any]:
         return array[:, :used].reshape(len(array), bins, BIN_PIXELS)
 
     smooth: NDArray[np.float64] = np.asarray(median_filter(flux, (1, 49)), np.float64)
     valid = (ivar > 0) & (smooth > 0)
     with np.errstate(invalid="ignore"):
-        per_pixel = np.where(valid, smooth * np.sqrt(np.maximum(ivar, 0)), np.nan)
-        noise = _fill(np.log10(np.nanmedian(blocks(per_pixel), axis=2) / snrg[:, None]))
-        level = np.log10(np.nanmedian(blocks(np.where(valid, smooth, np.nan)), axis=2))
+        per_pixel: NDArray[np.float64] = np.where(valid, smooth * np.sqrt(np.maximum(ivar, 0)), np.nan)
+        snr: NDArray[np.float64] = np.nanmedian(blocks(per_pixel), axis=2)
+        noise = _fill(np.log10(snr / snrg[:, None]))
+        flux_level: NDArray[np.float64] = np.nanmedian(blocks(np.where(valid, smooth, np.nan)), axis=2)
+        level = np.log10(flux_level)
     shape = _fill(level - log10_planck(centre, teff))
     shape -= np.median(shape, axis=1, keepdims=True)
     noisy = snrg < np.quantile(snrg, 0.4)
