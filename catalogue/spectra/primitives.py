@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-
 GRANULE_ROWS = 64
 """Rows of the fixed-shape micro-batches in which every model computes.
 
