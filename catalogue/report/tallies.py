@@ -92,9 +92,14 @@ class Histogram:
         self.counts += counts[1:-1]
 
     def for_display(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Edges and counts of bins as wide as the number of rows asks for: two or four make one if rows are few."""
-        rows = int(self.counts.sum())
-        factor = 1 if rows >= 2000 else 2 if rows >= 150 else 4
+        """Edges and counts of bins as wide as the rows ask for.
+
+        Two or four bins are made one where about the root of the number of rows is left of those that hold any.
+        """
+        filled = np.flatnonzero(self.counts)
+        width = filled[-1] - filled[0] + 1 if len(filled) else 0
+        wanted = 1.2 * np.sqrt(self.counts.sum())
+        factor = next((size for size in (4, 2) if width / size >= wanted), 1)
         return self.axis.edges()[::factor], self.counts.reshape(-1, factor).sum(axis=1)
 
 

@@ -33,6 +33,11 @@ function label(role) {
   return facts.roles[role].label;
 }
 
+function columnName(role) {
+  const { name, unit } = facts.roles[role];
+  return unit ? `${name} [${unit}]` : name;
+}
+
 function show(value, role = "") {
   if (value === undefined || Number.isNaN(value)) return "–";
   if (typeof value !== "number") return String(value);

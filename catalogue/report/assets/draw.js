@@ -6,15 +6,16 @@ const FONT = '12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-ser
 function steps(low, high, wanted) {
   const rough = (high - low) / Math.max(wanted, 1);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough) ?? rough;
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999) ?? rough;
   const ticks = [];
   for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9 * step; index += 1) ticks.push(index * step);
   return ticks.map((value) => [value, tidy(value, step)]);
 }
 
 function tidy(value, step) {
-  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  return (Math.abs(value) < step / 1e6 ? 0 : value).toFixed(Math.min(digits, 8)).replace("-", "−");
+  let digits = 0;
+  while (digits < 8 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits += 1;
+  return (Math.abs(value) < step / 1e6 ? 0 : value).toFixed(digits).replace("-", "−");
 }
 
 // Ticks of a logarithmic axis, whose ends are given in dex.

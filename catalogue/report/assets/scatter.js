@@ -10,15 +10,21 @@ class Scatter {
     this.cursor = -1;
     this.size = sample.row.length;
     this.places = [new Float32Array(this.size), new Float32Array(this.size)];
-    this.x = this.axis(spec.x, spec.invertX);
-    this.y = this.axis(spec.y, spec.invertY);
-    if (spec.colour) [this.low, this.high] = colourRange(sample[spec.colour]);
     this.listen();
   }
 
-  axis(role, inverted = false) {
+  // Axes and colours that hold the chosen stars; all of them where none is chosen.
+  range() {
+    const { x, y, colour, invertX, invertY } = this.spec;
+    const placed = this.sample[x].map((value, star) => (this.chosen[star] ? value + this.sample[y][star] : NaN));
+    const shown = (values) => values.map((value, star) => (Number.isFinite(placed[star]) ? value : NaN));
+    this.x = this.axis(x, shown(this.sample[x]), invertX);
+    this.y = this.axis(y, shown(this.sample[y]), invertY);
+    if (colour) [this.low, this.high] = colourRange(shown(this.sample[colour]));
+  }
+
+  axis(role, values, inverted = false) {
     const logarithmic = facts.logarithmic.includes(role);
-    const values = this.sample[role];
     const [low, high] = bulk(logarithmic ? values.map((value) => (value > 0 ? Math.log10(value) : NaN)) : values);
     return { low, high, logarithmic, inverted, label: label(role) };
   }
@@ -98,6 +104,7 @@ class Scatter {
 
   update(chosen) {
     this.chosen = chosen;
+    this.range();
     if (this.cursor >= 0 && !chosen[this.cursor]) this.point(-1);
     this.draw();
   }
@@ -181,9 +188,7 @@ class Scatter {
 
 // Mollweide projection, right ascension increasing to the left.
 class Sky extends Scatter {
-  axis() {
-    return null;
-  }
+  range() {}
 
   project(ra, dec) {
     const latitude = (dec * Math.PI) / 180, longitude = ((((ra + 180) % 360) - 180) * Math.PI) / 180;

@@ -69,7 +69,7 @@ class StarPanel {
       if (!values || role === "key") continue;
       if (role === "flag") add(facts.roles.flag.name, `${values[star]} ${flagNames(values[star]).join(" ")}`.trim());
       else if (role === "status") add(facts.roles.status.name, facts.statuses[values[star]]?.[0] ?? String(values[star]));
-      else add(label(role), show(values[star], role) || "–");
+      else add(columnName(role), show(values[star], role) || "–");
     }
     return list;
   }
