@@ -319,6 +319,27 @@ def info(file: Annotated[Path, typer.Argument(help="a catalogue file of a run, o
     typer.echo(activity["configuration"])
 
 
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="a catalogue: FITS, CSV, Parquet or Zarr")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="another one")],
+    key: Annotated[str | None, typer.Option(help="column that identifies a row, where the rows do not match")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
+    page: Annotated[Path | None, typer.Option(help="also write a page with plots")] = None,
+) -> None:
+    """Compare two catalogues: schema, statuses and flags, ages and masses."""
+    from catalogue.difference import compare
+    from catalogue.query.table import TableError
+
+    try:
+        difference = compare(first, second, key=key)
+    except (TableError, OSError, ValueError, KeyError) as error:
+        _refuse(error)
+    typer.echo(difference.json() if as_json else difference.text())
+    if page is not None:
+        difference.page(page)
+
+
 @models_app.command("import-astronn")
 def models_import_astronn(
     directory: Annotated[Path, typer.Argument(help="astroNN model directory")],
