@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, field_validator
 from cluster.drain import drain_before_leaving
 from cluster.errors import ClusterError
 from cluster.facts import remember_trouble
-from cluster.quiet import quiet_close
+from cluster.quiet import quiet
 from cluster.roll_call import RollCall
 from cluster.security import credential_files
 from cluster.settings import ClusterSettings
@@ -88,7 +88,7 @@ class BatchSettings(ClusterSettings):
         shared = Path(self.passed_through.get("shared_temp_directory") or scratch).expanduser()
         with (
             dask.config.set(SCHEDULING),
-            quiet_close(),
+            quiet(),
             credential_files(shared) if self.tls else _nothing() as security,
             self._cluster(scratch, security) as cluster,
             Client(cluster, security=security, set_as_default=False) as client,

@@ -1,4 +1,4 @@
-"""A cluster's end without noise: what Dask logs while its parts leave in any order tells nothing."""
+"""A cluster's life and end without noise: the driver itself counts and reports lost workers and repeated tasks."""
 
 from __future__ import annotations
 
@@ -6,29 +6,19 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Every one of them logs lost connections and killed tasks, which the driver counts and reports itself.
-NOISY = (
-    "distributed.batched",
-    "distributed.client",
-    "distributed.comm",
-    "distributed.core",
-    "distributed.deploy",
-    "distributed.nanny",
-    "distributed.scheduler",
-    "distributed.worker",
-)
-
 
 @contextmanager
-def quiet_close() -> Iterator[None]:
-    """Context in which Dask logs only what is critical, unless its logging was configured more talkative."""
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [logger.level for logger in loggers]
-    for logger, level in zip(loggers, levels, strict=True):
-        if level > logging.INFO or level == logging.NOTSET:
+def quiet() -> Iterator[None]:
+    """Context in which Dask logs only what is critical, except where its logging was set to debug."""
+    changed: list[tuple[logging.Logger, int]] = []
+    known = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
+    for name in ["distributed", *known]:
+        logger = logging.getLogger(name)
+        if (name == "distributed" or logger.level != logging.NOTSET) and logger.level != logging.DEBUG:
+            changed.append((logger, logger.level))
             logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in changed:
             logger.setLevel(level)

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cluster.errors import ClusterError
 from cluster.kinds.local import LOOPBACK, local_configuration
-from cluster.quiet import quiet_close
+from cluster.quiet import quiet
 from cluster.security import temporary_security
 from cluster.settings import ClusterSettings
 
@@ -55,7 +55,7 @@ class Settings(ClusterSettings):
         keywords = self.cluster_keywords(count, scratch, security)
         with (
             dask.config.set(local_configuration(threads)),
-            quiet_close(),
+            quiet(),
             _started(cluster_class, keywords) as cluster,
             Client(cluster, security=security, set_as_default=False) as client,
         ):

@@ -14,7 +14,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 from pydantic import Field
 
-from cluster.quiet import quiet_close
+from cluster.quiet import quiet
 from cluster.security import temporary_security
 from cluster.settings import ClusterSettings
 from cluster.threads import thread_environment
@@ -57,7 +57,7 @@ class Settings(ClusterSettings):
         security = temporary_security() if self.tls else None
         with (
             dask.config.set(local_configuration(threads)),
-            quiet_close(),
+            quiet(),
             LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,

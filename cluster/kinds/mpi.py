@@ -25,7 +25,7 @@ from cluster.batch import LOOPBACK_DASHBOARD, SCHEDULING, WORKER_MEMORY
 from cluster.drain import drain_before_leaving
 from cluster.errors import ClusterError
 from cluster.facts import remember_trouble
-from cluster.quiet import quiet_close
+from cluster.quiet import quiet
 from cluster.security import credential_files
 from cluster.settings import ClusterSettings
 from cluster.threads import thread_environment
@@ -73,7 +73,7 @@ class Settings(ClusterSettings):
         logs.mkdir(parents=True, exist_ok=True)
         with (
             dask.config.set(SCHEDULING),
-            quiet_close(),
+            quiet(),
             credential_files(scratch) if self.tls else contextlib.nullcontext() as security,
             self._scheduler(security) as cluster,
             Client(cluster, security=security, set_as_default=False) as client,
