@@ -100,9 +100,10 @@ class HadamardAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attention of every row, shape (rows, width) in and out."""
         query, key, value = self.projection(x).chunk(3, dim=1)
-        score = (query * key * (1.0 / math.sqrt(self.head_width))).unflatten(1, (self.heads, self.head_width))
+        # in place, where backward needs the factors and not the product: these are memory-bound
+        score = (query * key).mul_(1.0 / math.sqrt(self.head_width)).unflatten(1, (self.heads, self.head_width))
         gate = torch.softmax(score, dim=2).flatten(1)
-        return self.out(self.dropout(gate * value * self.gain))
+        return self.out(self.dropout((gate * value).mul_(self.gain)))
 
 
 class SPTNetwork(nn.Module):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 Replacement = Callable[[Tensor], Tensor]
@@ -55,12 +57,16 @@ class TracedNetwork:
             else:
                 (self._varied if node in varied else self._shared).append(node)
         self._resized = self._find_resized()
+        once = per_row - varied - set(self._resized)
+        self._broadcast = {
+            node.name for node in self._varied if _is_elementwise(node) and once & set(node.all_input_nodes)
+        }
         self._repeated = {
             parent.name
             for node in (*self._resized, *self._varied)
-            if not self._marked(node)
+            if not self._marked(node) and node.name not in self._broadcast
             for parent in node.all_input_nodes
-            if parent in per_row and parent not in varied and parent not in self._resized
+            if parent in once
         }
 
     def _find_resized(self) -> list[fx.Node]:
@@ -119,9 +125,7 @@ class TracedNetwork:
             the node is marked.
         """
         values = dict(shared)
-        for name in self._repeated:
-            if isinstance(value := shared[name], Tensor):
-                values[name] = value.repeat(passes, *[1] * (value.dim() - 1))
+        values.update({name: _stack(shared[name], passes) for name in self._repeated})
         for node in self._resized:
             values[node.name] = self._evaluate(node, values)
         for node in self._varied:
@@ -129,10 +133,21 @@ class TracedNetwork:
                 source = node.all_input_nodes[0].name
                 x = shared[source] if self._marked(node) and source in shared else values[source]
                 values[node.name] = replace[node.name](x)
+            elif node.name in self._broadcast:
+                values[node.name] = self._over_passes(node, values, shared, passes)
             else:
                 values[node.name] = self._evaluate(node, values)
         result: Tensor = values[self._output]
         return result
+
+    def _over_passes(self, node: fx.Node, values: dict[str, Any], shared: dict[str, Any], passes: int) -> Any:
+        """An elementwise operation of a shared and a varied value, without repeating the shared one."""
+        first, second = (parent.name for parent in node.all_input_nodes)
+        once, varied = (first, second) if first in shared else (second, first)
+        x, y = shared[once], values[varied]
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() == y.dim()):
+            return self._evaluate(node, {**values, once: _stack(x, passes)})
+        return self._evaluate(node, {once: x, varied: y.unflatten(0, (passes, -1))}).flatten(0, 1)
 
     def shapes(self, example: Tensor) -> dict[str, tuple[int, ...]]:
         """Shape of one row at every node that varies, for an input ``example``."""
@@ -157,6 +172,19 @@ class TracedNetwork:
         for part in str(node.target).split("."):
             attribute = getattr(attribute, part)
         return attribute
+
+
+def _stack(value: Any, passes: int) -> Any:
+    """A shared tensor once for every pass, along the rows; anything else as it is."""
+    return value.repeat(passes, *[1] * (value.dim() - 1)) if isinstance(value, Tensor) else value
+
+
+_ELEMENTWISE = (operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul)
+
+
+def _is_elementwise(node: fx.Node) -> bool:
+    """Whether a node combines two tensors of the graph element by element."""
+    return node.op == "call_function" and node.target in _ELEMENTWISE and len(node.all_input_nodes) == 2
 
 
 def _reads_size(node: fx.Node) -> bool:
