@@ -27,6 +27,7 @@ class ZarrWriter(Writer):
     def __init__(self, path: Path, data_model: DataModel, n_rows: int, provenance: Mapping[str, str]) -> None:
         super().__init__(path, data_model, n_rows, provenance)
         shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir()  # zarr would also make the directories above, which a mistyped path should not
         attributes = {"title": data_model.title, "Conventions": "CF-1.11", **provenance}
         group = zarr.create_group(self.partial, zarr_format=3, attributes=attributes)
         self._arrays = {column.name: self._create(group, column) for column in data_model.columns}

@@ -243,3 +243,10 @@ def test_text_beyond_ascii_is_kept_or_escaped(tmp_path, name):
 
 def test_writers_are_of_the_interface():
     assert all(issubclass(writer_for(name), Writer) for name in FORMATS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_directory_that_is_not_there_is_an_error_and_is_not_made(tmp_path, name):
+    with pytest.raises(FileNotFoundError):
+        writer_for(name)(tmp_path / "nowhere" / "x", every_dtype_model(), 3, PROVENANCE)
+    assert not list(tmp_path.iterdir())
