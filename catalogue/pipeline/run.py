@@ -203,6 +203,7 @@ def _check_options(configuration: RunConfiguration, products: tuple[DataModel, .
     for name, value in configuration.options.items():
         if name not in known:
             raise ConfigurationError(f"options.{name}: unknown option; the products have {', '.join(sorted(known))}")
-        choices = known[name].choices
-        if choices and value not in choices:
-            raise ConfigurationError(f"options.{name}: expected one of {', '.join(map(str, choices))}, found {value!r}")
+        try:
+            known[name].value(value)
+        except ValueError as error:
+            raise ConfigurationError(f"options.{name}: {error}") from error
