@@ -14,10 +14,11 @@ from distributed import Client, WorkerPlugin
 
 from cluster.deaths import deaths_counted_here
 from cluster.errors import NoWorkersError, StorageFullError, TaskFailed
+from cluster.execution import Failure, Success
 from cluster.facts import facts_of
 from cluster.flight import Death, Flight, Landing, Lost
 from cluster.ledger import Ledger
-from cluster.tasks import Failure, Outcome, Progress, RetryPolicy, Success, Task
+from cluster.tasks import Outcome, Progress, RetryPolicy, Task
 from cluster.workforce import Workforce
 
 TICK = 0.2  # longest time to a look at the order to stop and at the clock [s]
@@ -36,9 +37,9 @@ def run_tasks(
     """Run independent tasks on a cluster.
 
     Failures are sorted by cause. *Infrastructure* (a worker or node is lost, an `OSError` in the task, CUDA out of
-    memory): the task is repeated after a growing wait, and set aside at a limit. A task that was at a worker when this
-    died is repeated alone on its worker, after all others, so that only what really kills workers is set aside.
-    *Any other exception* is a programming error and ends the run at once.
+    memory): the task is repeated after a growing wait, and set aside at a limit. The death of a worker counts against
+    the task that it ran, not against those that waited there. *Any other exception* is a programming error and ends
+    the run at once.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ class _Run:
             case Failure():
                 self.ledger.failed(attempt, result)
             case Death():
-                self.ledger.died(attempt, result.worker)
+                self.ledger.died(attempt, result.worker, started=result.started, alone=result.alone)
             case Lost():
                 self.ledger.lost(attempt, result.reason)
 

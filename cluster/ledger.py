@@ -1,4 +1,4 @@
-"""What is still to do: fresh tasks, tasks that wait for their repetition, and tasks suspected of killing workers."""
+"""What is still to do: fresh tasks, tasks that wait for their repetition, and suspects that must run alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import TooManyFailuresError
-from cluster.tasks import Failure, RetryPolicy, SetAside, Task
+from cluster.execution import Failure
+from cluster.tasks import RetryPolicy, SetAside, Task
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Attempt:
     submitted: int = 0
     deaths: int = 0
     failures: int = 0
+    unstarted: int = 0
+    suspect: bool = False
     halvings: int = 0
     workers: list[str] = field(default_factory=list)
 
@@ -37,8 +40,8 @@ class Attempt:
 class Ledger:
     """Tasks that are not done, in three lanes.
 
-    Fresh tasks come from the iterable; tasks whose infrastructure failed wait for their time; suspects, which were at
-    a worker when this died, come last, one to a worker.
+    Fresh tasks come from the iterable; tasks whose infrastructure failed wait for their time; suspects come last, one
+    to a worker: they ran beside others, on a worker of several threads, when it died.
     """
 
     def __init__(self, tasks: Iterable[Task], policy: RetryPolicy) -> None:
@@ -70,7 +73,7 @@ class Ledger:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             attempt = heapq.heappop(self._waiting)[2]
-            if attempt.deaths == 0:
+            if not attempt.suspect:
                 return self._ready(attempt)
             self._suspects.append(attempt)
         if self._fresh is None:
@@ -102,11 +105,16 @@ class Ledger:
             self._halvings = max(self._halvings, attempt.halvings)
         self._again(attempt, f"failed {attempt.failures} times, last with {failure.exception}")
 
-    def died(self, attempt: Attempt, worker: str) -> None:
-        """The worker that had the task died."""
-        attempt.deaths += 1
-        attempt.workers.append(worker)
-        self._again(attempt, f"its worker died {attempt.deaths} times")
+    def died(self, attempt: Attempt, worker: str, *, started: bool, alone: bool) -> None:
+        """The worker that had the task died; only a task that had begun can be to blame."""
+        if started:
+            attempt.workers.append(worker)
+            attempt.deaths += 1
+            attempt.suspect = attempt.suspect or not alone
+            self._again(attempt, f"its worker died {attempt.deaths} times")
+        else:
+            attempt.unstarted += 1
+            self._again(attempt, f"its worker died {attempt.unstarted} times before it began")
 
     def lost(self, attempt: Attempt, reason: str) -> None:
         """The task's result was lost with the connection to the scheduler."""
@@ -123,7 +131,12 @@ class Ledger:
         return attempt
 
     def _again(self, attempt: Attempt, reason: str) -> None:
-        if attempt.deaths >= self.policy.deaths or attempt.failures >= self.policy.attempts:
+        policy = self.policy
+        if (
+            attempt.deaths >= policy.deaths
+            or attempt.failures >= policy.attempts
+            or attempt.unstarted >= policy.unstarted
+        ):
             workers = tuple(attempt.workers)
             where = ", ".join(dict.fromkeys(workers)) or "no worker"
             self.set_aside.append(SetAside(attempt.task.key, f"{reason} ({where})", workers))
@@ -135,7 +148,9 @@ class Ledger:
                 )
             return
         self.repeated += 1
-        due = time.monotonic() + self.policy.delay(attempt.deaths + attempt.failures)
+        # A task that only waited behind another goes on at once, unless that becomes a habit.
+        failures = attempt.deaths + attempt.failures + attempt.unstarted // 2
+        due = time.monotonic() + (policy.delay(failures) if failures else 0.0)
         heapq.heappush(self._waiting, (due, next(self._order), attempt))
 
 

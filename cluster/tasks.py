@@ -1,19 +1,10 @@
-"""Tasks, the policy under which they are repeated, and how a worker runs one."""
+"""Tasks, the policy under which they are repeated, and what becomes of them."""
 
 from __future__ import annotations
 
-import errno
-import faulthandler
-import sys
-import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from cluster.threads import limit_torch_threads
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -42,17 +33,20 @@ class RetryPolicy:
     Attributes
     ----------
     deaths : int
-        A task whose worker died so often while it had the task is set aside.
+        A task whose worker died so often while it ran the task is set aside.
     attempts : int
         A task is set aside after so many failures of the infrastructure that left the worker alive (an `OSError`,
         CUDA out of memory, a lost result).
+    unstarted : int
+        A task that was given to so many workers that died before it began is set aside; mostly it only waited behind
+        another.
     first_delay, longest_delay : float
         Wait before the first repetition and the longest wait between repetitions, which double [s].
     tasks_per_thread : int
         Tasks in flight per worker thread: one that runs and those that wait at the worker.
     time_limit : float or None
         A task that runs longer is taken as hung: its worker process prints its stack and exits, which counts as a
-        death [s]. None waits for ever.
+        death [s]. None waits for ever, and so do workers of several threads, which only others start.
     worker_timeout : float or None
         Longest time without any worker [s]. None takes what suits the kind of cluster: a minute or two on one
         machine, a day in a queue.
@@ -67,6 +61,7 @@ class RetryPolicy:
 
     deaths: int = 3
     attempts: int = 5
+    unstarted: int = 10
     first_delay: float = 1.0
     longest_delay: float = 60.0
     tasks_per_thread: int = 2
@@ -133,62 +128,3 @@ class Outcome:
     repeated: int
     stopped: bool
     task_seconds: float
-
-
-@dataclass(frozen=True)
-class Success:
-    """What a worker returns for a task that ended well."""
-
-    worker: str
-    seconds: float
-    value: Any
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What a worker returns for a task that raised: text only, since exceptions need not survive pickling."""
-
-    worker: str
-    cause: Literal["storage", "full", "memory", "program"]
-    exception: str
-    traceback: str
-
-
-def execute(
-    function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any], time_limit: float | None
-) -> Success | Failure:
-    """Run a task's function on a worker and tell what became of it.
-
-    The limit is kept by a thread of the interpreter that needs no global lock, so that a call that hangs inside C code
-    is ended too; it ends the process, because nothing else ends such a call.
-    """
-    from distributed import get_worker
-
-    worker = get_worker().address
-    limit_torch_threads()
-    if time_limit is not None and sys.__stderr__ is not None:
-        faulthandler.dump_traceback_later(time_limit, exit=True, file=sys.__stderr__)
-    start = time.perf_counter()
-    try:
-        value = function(*arguments, **keywords)
-    except (Exception, SystemExit) as error:
-        return Failure(worker, cause_of(error), f"{type(error).__name__}: {error}", traceback.format_exc())
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-    return Success(worker, time.perf_counter() - start, value)
-
-
-def cause_of(error: BaseException) -> Literal["storage", "full", "memory", "program"]:
-    """Sort an exception by what is to be done about it.
-
-    Returns
-    -------
-    str
-        ``full``: stop, since every other task will meet it; ``storage``: repeat; ``memory``: repeat with a smaller
-        batch; ``program``: stop, since repeating gives the same again.
-    """
-    if isinstance(error, MemoryError) or any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__):
-        return "memory"
-    if isinstance(error, OSError):
-        return "full" if error.errno in FULL else "storage"
-    return "program"
