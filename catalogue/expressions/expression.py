@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from catalogue.expressions.functions import CONSTANTS, FUNCTIONS, Value, is_missing
 
 MAXIMUM_LENGTH = 4096
-_MAXIMUM_EXPONENT = 64
+_MAXIMUM_BITS = 64
 _OPERATOR_KEYWORDS = {"and", "or", "not", "in", "is", "if", "else", "True", "False", "None"}
 _QUOTED_NAME = {"column": "", "flagged": "flag."}
 
@@ -346,12 +346,16 @@ def _unary(op: ast.unaryop, value: Value) -> Value:
 
 
 def _arithmetic(op: ast.operator, left: Value, right: Value) -> Value:
-    """Binary operation; refuses powers and shifts of plain integers that would fill the memory."""
-    if isinstance(op, ast.Pow | ast.LShift) and isinstance(right, int) and abs(right) > _MAXIMUM_EXPONENT:
-        raise ValueError(f"exponent {right} is beyond {_MAXIMUM_EXPONENT}")
+    """Binary operation; refuses what would fill the memory: huge powers of plain integers, repeated text."""
     for value in (left, right):
         if value is None or isinstance(value, tuple):
             raise TypeError("arithmetic takes columns and numbers, found an interval or None")
+        if np.asarray(value).dtype.kind in "OUST":
+            raise TypeError("arithmetic takes columns and numbers, found text")
+    if isinstance(left, int) and isinstance(right, int):
+        bits = {ast.Pow: left.bit_length() * right, ast.LShift: left.bit_length() + right}.get(type(op), 0)
+        if bits > _MAXIMUM_BITS:
+            raise ValueError(f"an integer of up to {bits} bits, at most {_MAXIMUM_BITS} are allowed")
     return _ARITHMETIC[type(op)](left, right)
 
 
