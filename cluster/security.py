@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,13 @@ def temporary_security() -> Security:
         raise ClusterError(
             "encrypted connections need the package cryptography: install stellar-catalogue[hpc]"
         ) from error
+
+
+def loopback_security(wanted: bool | None) -> Security | None:
+    """Credentials for a cluster on the loopback: as wanted, and by default where they can be made."""
+    if wanted is None:
+        wanted = find_spec("cryptography") is not None
+    return temporary_security() if wanted else None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pydantic import Field
 from cluster.errors import ClusterError
 from cluster.kinds.local import LOOPBACK, local_configuration
 from cluster.quiet import quiet
-from cluster.security import temporary_security
+from cluster.security import loopback_security
 from cluster.settings import ClusterSettings
 
 
@@ -31,8 +31,8 @@ class Settings(ClusterSettings):
         Indices or UUIDs of the GPUs; None takes those of ``CUDA_VISIBLE_DEVICES``, else all.
     threads : int or None
         Threads of the numerical libraries in each process; None shares the machine's cores over the GPUs.
-    tls : bool
-        Encrypt and authenticate although only the loopback is used: on a machine with other users.
+    tls : bool or None
+        As for the local cluster.
     dashboard : str
         Address and port of the dashboard.
     """
@@ -40,7 +40,7 @@ class Settings(ClusterSettings):
     kind: Literal["cuda"]
     devices: list[int | str] | None = Field(default=None, min_length=1)
     threads: int | None = Field(default=None, ge=1)
-    tls: bool = False
+    tls: bool | None = None
     dashboard: str = f"{LOOPBACK}:0"
 
     @contextmanager
@@ -51,7 +51,7 @@ class Settings(ClusterSettings):
         found = visible_gpus()
         count = workers or (len(self.devices) if self.devices else found)
         threads = self.threads or max(1, CPU_COUNT // count)
-        security = temporary_security() if self.tls else None
+        security = loopback_security(self.tls)
         keywords = self.cluster_keywords(count, scratch, security)
         with (
             dask.config.set(local_configuration(threads)),

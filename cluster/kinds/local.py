@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 from pydantic import Field
 
 from cluster.quiet import quiet
-from cluster.security import temporary_security
+from cluster.security import loopback_security
 from cluster.settings import ClusterSettings
 from cluster.threads import thread_environment
 
@@ -34,9 +34,9 @@ class Settings(ClusterSettings):
     memory_limit : str or float
         Memory at which a worker is ended and its task repeated, as "4 GiB" or a fraction of the machine's;
         0 sets none.
-    tls : bool
-        Encrypt and authenticate although only the loopback is used: on a machine with other users, since every
-        user of it reaches the loopback.
+    tls : bool or None
+        Encrypt and authenticate although only the loopback is used, since every user of the machine reaches that;
+        None does so where the package cryptography is installed.
     dashboard : str
         Address and port of the dashboard.
     """
@@ -45,7 +45,7 @@ class Settings(ClusterSettings):
     workers: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
     memory_limit: str | float = 0
-    tls: bool = False
+    tls: bool | None = None
     dashboard: str = f"{LOOPBACK}:0"
 
     @contextmanager
@@ -54,7 +54,7 @@ class Settings(ClusterSettings):
         scratch.mkdir(parents=True, exist_ok=True)
         count = workers or self.workers or max(1, CPU_COUNT // (self.threads or 1))
         threads = self.threads or max(1, CPU_COUNT // count)
-        security = temporary_security() if self.tls else None
+        security = loopback_security(self.tls)
         with (
             dask.config.set(local_configuration(threads)),
             quiet(),

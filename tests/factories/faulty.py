@@ -132,6 +132,7 @@ def _wait_to_be_killed(directory, name):
 ACTIONS = {
     "work": lambda directory, name: None,
     "nap": lambda directory, name: time.sleep(0.05),
+    "pause": lambda directory, name: time.sleep(0.5),
     "raise": _raise_program,
     "system": _raise_system,
     "full": _raise_full,

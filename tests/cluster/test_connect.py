@@ -1,0 +1,110 @@
+"""Descriptions of clusters: what is wrong is said with source, key, expected and found."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import yaml
+
+import cluster
+from cluster import ClusterError
+from cluster.connect import kind_names, load_settings
+
+
+def test_the_kinds_are_the_modules():
+    assert kind_names() == ["address", "cuda", "local", "mpi", "pbs", "scheduler_file", "slurm"]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("nowhere", "expected local, cuda, a scheduler's address or a YAML file, found 'nowhere'"),
+        ({}, "kind: expected one of address, cuda, local, mpi, pbs, scheduler_file, slurm, found None"),
+        ({"kind": "cloud"}, "found 'cloud'"),
+        ({"kind": "local", "wokers": 3}, "wokers: .*found 3"),
+        ({"kind": "local", "workers": 0}, "workers: .*found 0"),
+        ({"kind": "slurm", "cores": "many"}, "cores: .*found 'many'"),
+        ({"kind": "slurm", "walltime": 36000}, "walltime: .*in quotes.*found 36000"),
+        ({"kind": "mpi", "launcher": []}, "launcher"),
+    ],
+)
+def test_a_wrong_description_is_refused(tmp_path, where, message):
+    with pytest.raises(ClusterError, match=message):
+        load_settings(where, relative_to=tmp_path)
+
+
+def test_a_file_is_found_relative_to_the_directory_and_named_in_errors(tmp_path):
+    (tmp_path / "mine.yaml").write_text("kind: local\nworkers: 2\n")
+    assert load_settings("mine.yaml", relative_to=tmp_path).workers == 2
+    (tmp_path / "mine.yaml").write_text("kind: local\nworkers: two\n")
+    with pytest.raises(ClusterError, match=r"mine\.yaml: workers: .*found 'two'"):
+        load_settings("mine.yaml", relative_to=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "", "a: [1\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ClusterError, match=r"mine\.yaml: (expected keys and values|not YAML)"):
+        load_settings("mine.yaml", relative_to=tmp_path)
+
+
+def test_a_walltime_without_quotes_is_what_yaml_makes_of_it():
+    # The reason for the check: ten hours become 36000, which Slurm reads as minutes.
+    assert yaml.safe_load("walltime: 10:00:00") == {"walltime": 36000}
+
+
+def test_an_open_scheduler_is_refused_beyond_the_loopback(tmp_path):
+    with (
+        pytest.raises(ClusterError, match="expected a tls:// address"),
+        cluster.connect("tcp://192.0.2.1:8786", relative_to=tmp_path, scratch=tmp_path),
+    ):
+        pass
+
+
+def test_credentials_come_together(tmp_path):
+    where = {"kind": "address", "address": "tls://127.0.0.1:1", "tls_ca_file": "ca.pem"}
+    with (
+        pytest.raises(ClusterError, match="tls_cert, tls_key: expected"),
+        cluster.connect(where, relative_to=tmp_path, scratch=tmp_path),
+    ):
+        pass
+
+
+def test_a_scheduler_that_does_not_answer_is_an_error(tmp_path):
+    where = {"kind": "address", "address": "tcp://127.0.0.1:1", "timeout": 0.5}
+    with (
+        pytest.raises(ClusterError, match=r"no scheduler could be reached at tcp://127\.0\.0\.1:1"),
+        cluster.connect(where, relative_to=tmp_path, scratch=tmp_path),
+    ):
+        pass
+
+
+def test_a_missing_scheduler_file_is_an_error(tmp_path):
+    where = {"kind": "scheduler_file", "scheduler_file": str(tmp_path / "none.json")}
+    with (
+        pytest.raises(ClusterError, match=r"none\.json: expected the file of a running Dask scheduler"),
+        cluster.connect(where, relative_to=tmp_path, scratch=tmp_path),
+    ):
+        pass
+
+
+def test_cuda_without_its_package_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)
+    with (
+        pytest.raises(ClusterError, match=r"install stellar-catalogue\[gpu\]"),
+        cluster.connect("cuda", relative_to=tmp_path, scratch=tmp_path),
+    ):
+        pass
+
+
+def test_batch_systems_without_their_package_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(ClusterError, match=r"install stellar-catalogue\[hpc\]"):
+        cluster.job_script({"kind": "slurm", "memory": "1 GB"})
+
+
+@pytest.mark.parametrize("where", [{"kind": "local"}, {"kind": "cuda"}, {"kind": "mpi"}])
+def test_only_batch_systems_have_a_job_script(where):
+    with pytest.raises(ClusterError, match="expected kind slurm or pbs"):
+        cluster.job_script(where)

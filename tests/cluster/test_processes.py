@@ -1,0 +1,173 @@
+"""Processes of the cluster itself killed, and workers that leave at the end of their lifetime."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import dask
+import psutil
+import pytest
+
+import cluster
+from cluster import NoWorkersError, RetryPolicy, SchedulerLostError, Task, run_tasks
+from cluster.drain import job_age
+from tests.factories import faulty
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO = ["sh", "-c", '"$0" "$@" & "$0" "$@" & wait']
+
+
+@pytest.fixture(autouse=True)
+def _import_path(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def planned(directory, plans):
+    return [Task(name, faulty.run, (str(directory), name, plan)) for name, plan in plans.items()]
+
+
+def launched(tmp_path, launcher, **keys):
+    where = {"kind": "mpi", "launcher": launcher, "interface": "lo", **keys}
+    return cluster.connect(where, relative_to=tmp_path, scratch=tmp_path / "scratch")
+
+
+def ignore(task, result):
+    pass
+
+
+def when(condition, action):
+    """Do something in the background as soon as a condition holds."""
+
+    def watch():
+        while not (value := condition()):
+            time.sleep(0.01)
+        action(value)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def pid_in(file):
+    return lambda: file.exists() and file.read_text()
+
+
+def test_a_nanny_that_is_killed_costs_one_execution(tmp_path, quick):
+    def kill_nanny(pid):
+        nanny = psutil.Process(int(pid)).parent()
+        assert "dask_worker" in " ".join(nanny.cmdline())
+        nanny.kill()
+
+    when(pid_in(tmp_path / "t.pid"), kill_nanny)
+    plans = {"t": ("wait", "work"), **{f"u-{index}": ("nap",) for index in range(8)}}
+    with launched(tmp_path, TWO) as client:
+        outcome = run_tasks(client, planned(tmp_path, plans), quick, on_done=ignore)
+    assert outcome.done == 9
+    assert faulty.all_executions(tmp_path) == {**dict.fromkeys(plans, 1), "t": 2}
+
+
+def test_launched_workers_use_credentials_and_end_with_the_run(tmp_path, quick):
+    with launched(tmp_path, ["env"]) as client:
+        run_tasks(client, planned(tmp_path, {"t": ()}), quick, on_done=ignore)
+        address = next(iter(client.nthreads()))
+        assert address.startswith("tls://")
+        pid = next(iter(client.run(os.getpid).values()))
+        assert list((tmp_path / "scratch").rglob("key.pem"))
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not list((tmp_path / "scratch").rglob("key.pem"))
+
+
+def test_a_launcher_that_fails_is_told_with_its_log(tmp_path, quick):
+    with (
+        launched(tmp_path, ["false"]) as client,
+        pytest.raises(NoWorkersError, match=r"false ended with 1.*workers\.log"),
+    ):
+        run_tasks(client, planned(tmp_path, {"t": ()}), quick, on_done=ignore)
+
+
+def test_workers_finish_their_task_before_they_leave(tmp_path, quick):
+    # One worker with a lifetime of some seconds, started again by the shell: each must end what it began.
+    again = ["sh", "-c", 'for i in 1 2 3 4 5 6 7 8 9; do "$0" "$@"; done']
+    plans = {f"t-{index}": ("pause",) for index in range(8)}
+    with launched(tmp_path, again, lifetime=3) as client:
+        workers = set()
+        tasks = planned(tmp_path, plans)
+        outcome = run_tasks(client, tasks, quick, on_done=lambda task, result: workers.update(client.nthreads()))
+    assert outcome.done == 8
+    assert len(workers) >= 2
+    assert faulty.all_executions(tmp_path) == dict.fromkeys(plans, 1)
+
+
+def test_the_age_of_a_job_is_that_of_its_first_process():
+    assert job_age(has_nanny=False) == pytest.approx(time.time() - psutil.Process().create_time(), abs=1)
+    assert job_age(has_nanny=True) >= job_age(has_nanny=False) - 1
+
+
+@contextmanager
+def scheduler(directory):
+    """A scheduler and a worker that others started."""
+    file = directory / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    command += ["--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)]
+    with (directory / "log").open("wb") as log:
+        processes = [subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)]
+        deadline = time.monotonic() + 60
+        while not file.exists() or not file.read_text().strip().endswith("}"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        command = [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            "--scheduler-file",
+            str(file),
+            "--nthreads",
+            "1",
+        ]
+        processes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+        try:
+            yield file, processes[0]
+        finally:
+            for process in reversed(processes):
+                with_group(process)
+
+
+def with_group(process):
+    for order in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, order)
+            process.wait(10)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def test_a_cluster_of_others_is_used_and_left_running_and_its_loss_is_an_error(tmp_path, quick):
+    with scheduler(tmp_path) as (file, process):
+        address = json.loads(file.read_text())["address"]
+        for where in (address, {"kind": "scheduler_file", "scheduler_file": str(file)}):
+            with cluster.connect(where, relative_to=tmp_path, scratch=tmp_path) as client:
+                plans = {f"t-{index}": () for index in range(4)}
+                assert run_tasks(client, planned(tmp_path, plans), quick, on_done=ignore).done == 4
+        assert process.poll() is None
+
+        when(pid_in(tmp_path / "last.pid"), lambda pid: process.kill())
+        with (
+            dask.config.set({"distributed.comm.timeouts.connect": "2s"}),
+            cluster.connect(
+                {"kind": "address", "address": address, "timeout": 2}, relative_to=tmp_path, scratch=tmp_path
+            ) as client,
+            pytest.raises(SchedulerLostError, match="run again to go on"),
+        ):
+            run_tasks(client, planned(tmp_path, {"last": ("wait",)}), replace(quick), on_done=ignore)
+
+
+def test_the_policy_waits_longer_and_longer_up_to_a_limit():
+    policy = RetryPolicy(first_delay=1, longest_delay=10)
+    assert [policy.delay(failures) for failures in (1, 2, 3, 4, 5, 50)] == [1, 2, 4, 8, 10, 10]
