@@ -76,23 +76,21 @@ def ascii_text(column: Column, values: NDArray[Any]) -> NDArray[np.bytes_]:
     ValueError
         If a value is longer than the column's width.
     """
-    if np.strings.str_len(values).max(initial=0) > column.width:
-        _refuse_long(column, values.tolist())
+    # One byte more than allowed, which must stay empty: cheaper than asking for all lengths first.
+    kind = f"S{column.width + 1}"
     try:
-        return values.astype(f"S{column.width}")
+        text = values.astype(kind)
     except UnicodeEncodeError:
-        escaped = [text.encode("ascii", "backslashreplace") for text in values.tolist()]
-        if max(map(len, escaped)) > column.width:
-            _refuse_long(column, [text.decode("ascii") for text in escaped])
-        return np.array(escaped, f"S{column.width}")
-
-
-def _refuse_long(column: Column, values: list[str]) -> None:
-    longest = max(values, key=len)
-    raise ValueError(
-        f"column {column.name}: expected at most {column.width} characters, its width in the data model, "
-        f"found {len(longest)}: {longest!r}"
-    )
+        escaped = [value.encode("ascii", "backslashreplace").decode("ascii") for value in values.tolist()]
+        values = np.array(escaped, np.dtypes.StringDType())
+        text = values.astype(kind)
+    if text.view(np.uint8).reshape(len(text), column.width + 1)[:, column.width].any():
+        longest = max(values.tolist(), key=len)
+        raise ValueError(
+            f"column {column.name}: expected at most {column.width} characters, its width in the data model, "
+            f"found {len(longest)}: {longest!r}"
+        )
+    return text
 
 
 def _storage(column: Column) -> str:
