@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distributed.core import Status
+
 from cluster.errors import ClusterError
 
 INTERVAL = 5.0  # between roll calls [s]
@@ -50,6 +52,7 @@ class RollCall:
         try:
             self._cluster.sync(self._start)
         except RuntimeError as error:
+            self._cluster.sync(self._stop)
             raise ClusterError(f"the batch system does not take the job: {error}") from error
         return self
 
@@ -69,6 +72,10 @@ class RollCall:
     async def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        for job in self._cluster._created:
+            # Dask takes a job that the batch system refused for one that was never tried, and fails at closing.
+            if job.status == Status.created:
+                job.status = Status.failed
 
     async def _forever(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Start a real Slurm on this machine: one controller, one node, for tests. Needs root and Debian or Ubuntu, in a
-# container or a virtual machine that may be thrown away: it overwrites the machine's Slurm configuration.
-# Running it again is harmless. Prints "ready" when jobs can be submitted.
+# container or a virtual machine that may be thrown away. It refuses where another Slurm is configured. Running it
+# again is harmless. Prints "ready" when jobs can be submitted; "start.sh stop" ends what it started.
 set -eu
 
 declared_cpus=${SLURM_TEST_CPUS:-8}
@@ -11,7 +11,26 @@ fail() {
     exit 1
 }
 
+running() {
+    [ -s "/run/$1.pid" ] && kill -0 "$(cat "/run/$1.pid")" 2>/dev/null
+}
+
 [ "$(id -u)" = 0 ] || fail "needs root"
+
+configuration=/etc/slurm
+mark="# Written by the tests of stellar-catalogue"
+if [ -s "$configuration/slurm.conf" ] && ! grep -q "^$mark" "$configuration/slurm.conf"; then
+    fail "$configuration/slurm.conf belongs to another Slurm"
+fi
+
+if [ "${1:-start}" = stop ]; then
+    for daemon in slurmd slurmctld; do
+        if running "$daemon"; then
+            kill "$(cat "/run/$daemon.pid")"
+        fi
+    done
+    exit 0
+fi
 
 if ! command -v slurmctld >/dev/null || ! command -v slurmd >/dev/null || ! command -v sbatch >/dev/null ||
     ! command -v munged >/dev/null; then
@@ -21,14 +40,14 @@ if ! command -v slurmctld >/dev/null || ! command -v slurmd >/dev/null || ! comm
         slurmctld slurmd slurm-client munge >&2
 fi
 
-configuration=/etc/slurm
 mkdir -p "$configuration" /var/spool/slurmctld /var/spool/slurmd /var/log/slurm /run/munge /var/log/munge
 host=$(hostname -s)
 
 # Memory is declared below what there is, so that the node is never drained for having less.
 memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
 cat >"$configuration/slurm.conf" <<END
-ClusterName=test
+$mark
+ClusterName=stellar-test
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
@@ -74,9 +93,6 @@ until munge -n </dev/null 2>/dev/null | unmunge >/dev/null 2>&1; do
     sleep 0.5
 done
 
-running() {
-    [ -s "/run/$1.pid" ] && kill -0 "$(cat "/run/$1.pid")" 2>/dev/null
-}
 running slurmctld || slurmctld
 running slurmd || slurmd
 scontrol reconfigure >/dev/null 2>&1 || true
