@@ -172,7 +172,9 @@ class _Run:
 
     def _finish_in_flight(self) -> None:
         """Settle what ends within the grace; an error in it must not hide that the run was stopped."""
-        for landing in self.flight.wait_for_all(self.policy.stop_grace):
+        landed = self.flight.wait(0.0)
+        self.flight.drop_waiting()
+        for landing in landed + self.flight.wait_for_all(self.policy.stop_grace):
             if isinstance(landing.result, Success):
                 self._settle_one(landing)
         self._tell()

@@ -183,6 +183,13 @@ class Flight:
         """Workers that have a task for themselves."""
         return {one.pinned for one in self._submissions.values() if one.pinned is not None}
 
+    def drop_waiting(self) -> None:
+        """Cancel what has not begun."""
+        waiting = [key for key, one in self._submissions.items() if one.running_on is None]
+        dropped = [self._submissions.pop(key).future for key in waiting]
+        if dropped and self._client.status == "running":
+            self._client.cancel(dropped, force=True)
+
     def take_back_pinned(self, present: set[str]) -> list[Attempt]:
         """Cancel the tasks that wait for a worker that has left; returns them.
 

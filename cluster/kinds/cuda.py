@@ -76,6 +76,7 @@ class Settings(ClusterSettings):
             "host": LOOPBACK,
             "dashboard_address": self.dashboard,
             "local_directory": str(scratch),
+            "preload": ["cluster.shield"],
             "security": security,
             "silence_logs": logging.CRITICAL,
         }

@@ -66,6 +66,7 @@ class Settings(ClusterSettings):
                 dashboard_address=self.dashboard,
                 memory_limit=self.memory_limit,
                 local_directory=str(scratch),
+                preload=["cluster.shield"],
                 security=security,
                 silence_logs=logging.CRITICAL,
             ) as cluster,

@@ -241,8 +241,9 @@ def test_the_order_to_stop_lets_what_runs_finish_and_starts_nothing(client, tmp_
     assert outcome.stopped
     assert outcome.done == len(done)
     begun = faulty.all_executions(tmp_path)
-    assert set(done) == set(begun)
-    assert len(begun) <= 6
+    assert set(done) <= set(begun)
+    # At each of the two workers one may have been about to begin.
+    assert len(begun) <= len(done) + 2 <= 6
 
 
 def test_a_stop_before_the_start_starts_nothing(client, tmp_path, quick):
@@ -345,11 +346,10 @@ def test_a_worker_that_joins_late_is_used(tmp_path, quick):
     assert faulty.all_executions(tmp_path) == {"a": 1, "b": 1}
 
 
-@pytest.mark.parametrize("workers", [1, 4, pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.parametrize("workers", [1, *(pytest.param(number, marks=pytest.mark.long) for number in (4, 8))])
 def test_any_number_of_workers_gives_the_same_executions(tmp_path, quick, workers):
-    # No death here: an answer that dies with its worker is asked for again, which tasks meet by their records.
-    plans = {**dict.fromkeys(names("t", 16), ()), "fails": ("system", "work")}
+    plans = {**dict.fromkeys(names("t", 16), ()), "dies": ("exit", "work"), "fails": ("system", "work")}
     with cluster.connect("local", relative_to=tmp_path, scratch=tmp_path / "scratch", workers=workers) as client:
         outcome = run_tasks(client, planned(tmp_path, plans), quick, on_done=ignore)
-    assert outcome.done == 17
-    assert faulty.all_executions(tmp_path) == {**dict.fromkeys(names("t", 16), 1), "fails": 2}
+    assert outcome.done == 18
+    assert faulty.all_executions(tmp_path) == {**dict.fromkeys(names("t", 16), 1), "dies": 2, "fails": 2}

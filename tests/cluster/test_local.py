@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import Client
 from distributed.security import Security
@@ -152,6 +155,55 @@ def test_a_stopped_run_ends_quietly_and_does_not_wait_for_what_hangs(tmp_path):
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "True 0\n", "")
     assert faulty.all_executions(tmp_path) == {"waits": 1}
+
+
+SIGNALLED = """
+import signal, sys, threading
+from pathlib import Path
+import cluster
+from tests.factories import faulty
+directory = sys.argv[1]
+stop = threading.Event()
+for order in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(order, lambda *_: stop.set())
+tasks = (cluster.Task(f"t-{i}", faulty.run, (directory, f"t-{i}", ("pause",))) for i in range(1000))
+with cluster.connect("local", relative_to=Path(directory), scratch=Path(directory) / "s", workers=2) as client:
+    outcome = cluster.run_tasks(client, tasks, on_done=lambda *_: None, stop=stop)
+print(outcome.stopped, outcome.done, outcome.repeated)
+"""
+
+
+def begin(tmp_path: Path) -> subprocess.Popen[str]:
+    driver = subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED, str(tmp_path)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while len(faulty.all_executions(tmp_path)) < 4:
+        assert driver.poll() is None
+        time.sleep(0.01)
+    return driver
+
+
+@pytest.mark.parametrize("order", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+def test_an_order_to_stop_that_all_processes_get_lets_the_tasks_finish(tmp_path, order):
+    driver = begin(tmp_path)
+    os.killpg(driver.pid, order)
+    out, err = driver.communicate(timeout=60)
+    counts = faulty.all_executions(tmp_path)
+    stopped, done, repeated = out.split()
+    assert (stopped, repeated, err) == ("True", "0", "")
+    assert set(counts.values()) == {1}
+    # At each of the two workers one may have been about to begin.
+    assert len(counts) - 2 <= int(done) <= len(counts)
+
+
+def test_workers_end_when_the_driver_is_killed(tmp_path):
+    driver = begin(tmp_path)
+    workers = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []
 
 
 def test_a_client_is_passed_through_and_left_open(tmp_path):

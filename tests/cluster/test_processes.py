@@ -92,6 +92,7 @@ def test_a_launcher_that_fails_is_told_with_its_log(tmp_path, quick):
         run_tasks(client, planned(tmp_path, {"t": ()}), quick, on_done=ignore)
 
 
+@pytest.mark.long
 def test_workers_finish_their_task_before_they_leave(tmp_path, quick):
     # One worker with a lifetime of some seconds, started again by the shell: each must end what it began.
     again = ["sh", "-c", 'for i in 1 2 3 4 5 6 7 8 9; do "$0" "$@"; done']
