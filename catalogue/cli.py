@@ -337,7 +337,9 @@ def diff(
         _refuse(error)
     typer.echo(difference.json() if as_json else difference.text())
     if page is not None:
-        difference.page(page)
+        from catalogue.difference.page import write_page
+
+        write_page(difference, page)
 
 
 @models_app.command("import-astronn")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from catalogue.difference.schema import Change, SchemaDifference
@@ -105,20 +104,6 @@ class Difference:
         for quantity in self.quantities:
             parts.append((quantity.quantity, summary_lines(quantity) + _mover_lines(quantity)))
         return [(title, lines) for title, lines in parts if lines]
-
-    def page(self, path: Path) -> None:
-        """Write everything with plots as one self-contained HTML file; it appears complete or not at all.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
-        from catalogue.difference.page import render
-
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(render(self), encoding="utf-8")
-        partial.replace(path)
 
 
 def _schema_lines(schema: SchemaDifference) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 
 import jinja2
 import matplotlib
@@ -13,6 +14,19 @@ from matplotlib.figure import Figure
 from catalogue.difference.difference import Difference, summary_lines
 from catalogue.difference.values import SIGMA_BINS, QuantityDifference
 from catalogue.report.figures import BLUE, GREY, ORANGE, STYLE, Drawn, encode
+
+
+def write_page(difference: Difference, path: Path) -> None:
+    """Write everything with plots as one self-contained HTML file; it appears complete or not at all.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(render(difference), encoding="utf-8")
+    partial.replace(path)
 
 
 def render(difference: Difference) -> str:

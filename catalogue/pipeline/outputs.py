@@ -38,6 +38,9 @@ def write_report(
     stages: list[StagePlan],
 ) -> None:
     """Write the report page of a product."""
+    # Matplotlib takes a second to load, which a build with nothing to do shall not pay.
+    from catalogue.report.page import write_page
+
     timings = []
     for stage in stages:
         records = [unit.record for unit in stage.units if unit.record is not None]
@@ -45,7 +48,8 @@ def write_report(
             rows = sum(record.stop - record.start for record in records)
             timings.append(StageTiming(stage.name, rows, sum(record.seconds for record in records), len(records)))
     cards = header_cards(run, product, manifest, complete=True)
-    collector.write(
+    write_page(
+        collector,
         report_path(run, product),
         ReportContext(
             title=product.title,

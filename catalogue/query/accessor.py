@@ -6,22 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import xarray
 from numpy.typing import NDArray
 
 from catalogue.datamodels.roles import find_role
 from catalogue.query.flags import FlagMeanings, flag_meanings
-from catalogue.query.selection import ROW, mask_of, row_blocks, select_rows, take_rows
+from catalogue.query.selection import ROW, ROW_NUMBER, mask_of, row_blocks, select_rows, take_rows
 from catalogue.query.sky import Matcher, in_cone, merged, separation
+from catalogue.query.spectra import with_spectra
 from catalogue.query.table import TableError
 
 if TYPE_CHECKING:
     from astropy.table import Table
-
-ROW_NUMBER = "row_number"
-"""Coordinate: the row of the catalogue file, which selections keep."""
 
 
 @xarray.register_dataset_accessor("cat")
@@ -179,8 +176,6 @@ class CatalogueAccessor:
         TableError
             If there is no store, or it is not of this catalogue.
         """
-        from catalogue.query.spectra import with_spectra
-
         source = Path(self._dataset.encoding.get("source", "."))
         chosen = self._dataset if rows is None else take_rows(self._dataset, np.atleast_1d(np.asarray(rows, np.int64)))
         if ROW_NUMBER not in chosen.coords:
@@ -220,12 +215,6 @@ class CatalogueAccessor:
 
     def _where(self, names: list[str], chosen: Any) -> xarray.Dataset:
         return select_rows(self._dataset, mask_of(self._dataset, names, chosen))
-
-
-def row_numbers(rows: int, chunk: int) -> xarray.Variable:
-    """The coordinate :data:`ROW_NUMBER`, lazily."""
-    numbers = da.arange(rows, chunks=max(1, chunk), dtype=np.int64)
-    return xarray.Variable((ROW,), numbers, {"long_name": "row of the catalogue, counted from 0"})
 
 
 def _degrees(angle: Any) -> float:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import xarray
 
-from catalogue.query.accessor import ROW_NUMBER, row_numbers
 from catalogue.query.backend import CatalogueBackend
 from catalogue.query.formats import format_of
-from catalogue.query.selection import BLOCK_ROWS, ROW
+from catalogue.query.selection import BLOCK_ROWS, ROW, ROW_NUMBER, row_numbers
 
 
 def open(path: str | Path) -> xarray.Dataset:

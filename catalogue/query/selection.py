@@ -12,7 +12,15 @@ import xarray
 from numpy.typing import NDArray
 
 ROW = "row"
+ROW_NUMBER = "row_number"
+"""Coordinate: the row of the catalogue file, which selections keep."""
 BLOCK_ROWS = 131072
+
+
+def row_numbers(rows: int, chunk: int) -> xarray.Variable:
+    """The coordinate :data:`ROW_NUMBER`, lazily."""
+    numbers = da.arange(rows, chunks=max(1, chunk), dtype=np.int64)
+    return xarray.Variable((ROW,), numbers, {"long_name": "row of the catalogue, counted from 0"})
 
 
 def row_blocks(dataset: xarray.Dataset, names: list[str]) -> Iterator[tuple[int, list[NDArray[Any]]]]:

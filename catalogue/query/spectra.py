@@ -9,6 +9,7 @@ import numpy as np
 import xarray
 from numpy.typing import NDArray
 
+from catalogue.query.opening import open as open_dataset
 from catalogue.query.selection import BLOCK_ROWS, ROW, take_rows
 from catalogue.query.table import TableError
 
@@ -30,8 +31,6 @@ def with_spectra(rows: xarray.Dataset, path: Path) -> xarray.Dataset:
     TableError
         If there is no such store, it has fewer rows, or its keys are others than the catalogue's.
     """
-    from catalogue.query.opening import open as open_dataset
-
     if not path.is_dir():
         raise TableError(f"{path}: expected the spectra store of the catalogue, found none; name it with store=")
     store = open_dataset(path)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalogue.datamodels import DataModel
-from catalogue.report.context import ReportContext
 from catalogue.report.sample import RowSample
 from catalogue.report.schema import INTEGER_ROLES, TEXT_ROLES, ReportSchema, schema_of
 from catalogue.report.tallies import AXES, HISTOGRAMS, PLANES, Histogram, Plane, StateCounts
@@ -106,25 +104,6 @@ class ReportCollector:
         merged = {name: np.concatenate([part[name] for part in both]) for name in both[0]}
         order = np.argsort(merged["row"])
         return {name: values[order] for name, values in merged.items()}
-
-    def write(self, path: Path, context: ReportContext) -> None:
-        """Write the page; it appears under its name complete or not at all.
-
-        Parameters
-        ----------
-        path : Path
-        context : ReportContext
-
-        Raises
-        ------
-        OSError
-            If the page cannot be written.
-        """
-        from catalogue.report.page import render
-
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(render(self, context), encoding="utf-8")
-        partial.replace(path)
 
 
 def _part(role: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -22,6 +23,26 @@ from catalogue.spectra.primitives import RowStatus
 
 SCRIPTS = ("data.js", "draw.js", "scatter.js", "histogram.js", "star.js", "filters.js", "main.js")
 """Scripts of the page in the order in which they need one another."""
+
+
+def write_page(collector: ReportCollector, path: Path, context: ReportContext) -> None:
+    """Write the page; it appears under its name complete or not at all.
+
+    Parameters
+    ----------
+    collector : ReportCollector
+        Has taken every block of the catalogue.
+    path : Path
+    context : ReportContext
+
+    Raises
+    ------
+    OSError
+        If the page cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(render(collector, context), encoding="utf-8")
+    partial.replace(path)
 
 
 def render(collector: ReportCollector, context: ReportContext) -> str:

@@ -7,6 +7,7 @@ import pandas
 import pytest
 
 from catalogue.difference import compare
+from catalogue.difference.page import write_page
 from catalogue.query import TableError
 from tests.factories.catalogues import lamost_model, simulated_columns, write_catalogue
 
@@ -203,7 +204,7 @@ def test_json_holds_everything_and_the_page_loads_nothing(written, changed, tmp_
     content = json.loads(found.json())
     assert content["identical"] is False
     assert content["bits"][0]["bit"] == "LOW_SNR"
-    found.page(tmp_path / "difference.html")
+    write_page(found, tmp_path / "difference.html")
     page = (tmp_path / "difference.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert page.count('src="data:image/png') == 3

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from catalogue.report import ReportCollector, ReportContext
+from catalogue.report.page import write_page
 from tests.factories.catalogues import lamost_model, simulated_columns, write_spectra
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -34,7 +35,7 @@ def address(columns, tmp_path_factory) -> str:
         title="Ages", product="lamost_age_mass", survey="lamost-lrs", spectra=directory / "spectra.zarr",
         example_spectra=12,
     )  # fmt: skip
-    collector.write(directory / "report.html", context)
+    write_page(collector, directory / "report.html", context)
     return (directory / "report.html").as_uri()
 
 

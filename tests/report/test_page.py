@@ -11,6 +11,7 @@ import pytest
 
 from catalogue.report import Problem, ReportCollector, ReportContext, StageTiming
 from catalogue.report.figures import finite_range
+from catalogue.report.page import write_page
 from tests.factories.catalogues import lamost_model, simulated_columns, write_spectra
 
 CONTEXT = ReportContext(title="Ages", product="lamost_age_mass", survey="lamost-lrs")
@@ -19,7 +20,7 @@ CONTEXT = ReportContext(title="Ages", product="lamost_age_mass", survey="lamost-
 def page_of(columns: dict, tmp_path, context: ReportContext = CONTEXT, sample_rows: int = 20000) -> str:
     collector = ReportCollector(lamost_model(), "LAMOST", sample_rows)
     collector.add(0, columns)
-    collector.write(tmp_path / "report.html", context)
+    write_page(collector, tmp_path / "report.html", context)
     return (tmp_path / "report.html").read_text()
 
 
