@@ -249,7 +249,14 @@ def simulate(
         console.print(str(path.resolve()), highlight=False)
 
 
-_TRAINING_PATHS = ("store", "labels", "simulation.apokasc", "simulation.labels")
+TRAINING_PATHS = (
+    "store",
+    "labels",
+    "oscillations",
+    "simulation.apokasc",
+    "simulation.labels",
+    "simulation.pixel_statistics",
+)
 
 
 @app.command()
@@ -265,7 +272,7 @@ def train(
     from catalogue.training.train import train as train_model
 
     try:
-        settings = load_section(TrainingConfiguration, configuration, override, paths=_TRAINING_PATHS)
+        settings = load_section(TrainingConfiguration, configuration, override, paths=TRAINING_PATHS)
         path = train_model(settings, bundle, _print_epoch)
     except (ConfigurationError, LabelError) as error:
         _refuse(error)
@@ -292,7 +299,7 @@ def evaluate(
     from catalogue.training.evaluate import evaluate as evaluate_bundle
     from catalogue.training.labels import LabelError
 
-    paths = tuple(f"training.{name}" for name in _TRAINING_PATHS)
+    paths = tuple(f"training.{name}" for name in TRAINING_PATHS)
     try:
         settings = load_section(EvaluationConfiguration, configuration, override, paths=paths)
         path = None if bundle == "-" else find_bundle(bundle, Path.cwd())

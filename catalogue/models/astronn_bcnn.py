@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from catalogue.models.apogee_inputs import ApogeeInputs, ApogeeInputSettings
 from catalogue.models.astronn_passes import AstroNNPasses, moments
 from catalogue.models.base import (
+    Completion,
     InferenceSettings,
-    LabelDistribution,
+    LabelledSpectra,
     LabelScale,
     Model,
     NetworkInputs,
@@ -32,7 +33,8 @@ from catalogue.models.base import (
     Trainable,
 )
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
-from catalogue.models.dropout import Dropout, map_granules
+from catalogue.models.dropout import Dropout
+from catalogue.models.granules import map_granules
 from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
 
 MISSING_LABEL = -9999.0
@@ -236,13 +238,32 @@ class AstroNNBayesian(Model, Trainable):
         return AstroNNNetwork(AstroNNArchitecture.model_validate({**architecture, "n_pixels": n_features}))
 
     @classmethod
-    def loss_outputs(cls, architecture: Mapping[str, Any], raw: Tensor) -> LabelDistribution:
-        """Label means and their diagonal covariance."""
+    def fit_labels(cls, labels: NDArray[np.floating]) -> LabelScale:
+        """Labels divided by their spread and not centred, as for astroNN's age network, so that all are positive."""
+        scale = LabelScale.fit(labels, logarithmic=False)
+        return LabelScale(False, (0.0,) * labels.shape[1], scale.scale)
+
+    @classmethod
+    def loss(cls, architecture: Mapping[str, Any], raw: Any, targets: Mapping[str, Tensor]) -> Tensor:
+        """AstroNN's loss with the errors of the labels, see :func:`label_loss`."""
         settings = AstroNNArchitecture.model_validate(dict(architecture))
-        mean, log_variance = raw[..., : settings.n_labels], raw[..., settings.n_labels :]
+        mean, log_variance = raw[:, : settings.n_labels], raw[:, settings.n_labels :]
         if settings.activation == "softplus":
             mean = nn.functional.softplus(mean)
-        return LabelDistribution(mean, torch.diag_embed(log_variance.exp()))
+        error = targets["covariance"].diagonal(dim1=-2, dim2=-1).sqrt()
+        return label_loss(torch.cat([mean, log_variance], dim=1), targets["mean"], error)
+
+    @classmethod
+    def complete(
+        cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra, held_out: LabelledSpectra
+    ) -> Completion:
+        """Corrections of the age, fitted on the held-out stars: the published ones are of the training stars."""
+        found = cls(bundle).predict(held_out.spectra, InferenceSettings(device="cpu"))["age"].astype(np.float64)
+        known = np.isfinite(found)
+        age, truth = found[known], held_out.labels[known, 0]
+        slope, intercept = np.polyfit(truth, age, 1)
+        arrays = dict(zip(("lowess.prediction", "lowess.age"), smoothed_relation(age, truth), strict=True))
+        return Completion({"age_linear": (float(intercept), float(slope))}, arrays)
 
     @classmethod
     def to_bundle(
@@ -261,8 +282,7 @@ class AstroNNBayesian(Model, Trainable):
         if label_scale.logarithmic:
             raise ValueError("astronn_bcnn predicts age and mass themselves: the label scale cannot be logarithmic")
         scale = {"offset": list(label_scale.offset), "scale": list(label_scale.scale)}
-        architecture = {key: value for key, value in description.architecture.items() if key != "calibration"}
-        architecture = {**architecture, "n_pixels": inputs.n_features, "label_scale": scale}
+        architecture = {**description.architecture, "n_pixels": inputs.n_features, "label_scale": scale}
         complete = description.model_copy(
             update={
                 "architecture": architecture,
@@ -291,3 +311,34 @@ def label_loss(raw: Tensor, labels: Tensor, label_error: Tensor) -> Tensor:
     residual = torch.where(present, labels, 0.0) - raw[:, :n_labels]
     terms = 0.5 * (residual.square() / variance + variance.log())
     return torch.where(present, terms, 0.0).sum() / present.sum().clamp(min=1)
+
+
+def smoothed_relation(
+    prediction: NDArray[np.float64], age: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """True age as a smooth function of the predicted one: lowess with the catalogue's fraction 0.8 and delta 0.1.
+
+    Returns
+    -------
+    ndarray of float64
+        Predicted ages, rising, no two of them alike.
+    ndarray of float64
+        Smoothed true ages.
+
+    Raises
+    ------
+    ValueError
+        If statsmodels is missing, or there are fewer than three different predictions.
+    """
+    try:
+        from statsmodels.nonparametric.smoothers_lowess import lowess
+    except ImportError as error:
+        message = "the corrections of ages need statsmodels: pip install 'stellar-catalogue[training]'"
+        raise ValueError(message) from error
+    curve = lowess(age, prediction, frac=0.8, delta=0.1)
+    rising, first = np.unique(curve[:, 0], return_index=True)
+    smooth = curve[first, 1]
+    known = np.isfinite(smooth)
+    if known.sum() < 3:
+        raise ValueError(f"expected at least three different predicted ages, found {known.sum()}")
+    return rising[known], smooth[known]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -258,19 +258,61 @@ class LabelScale:
         return np.asarray(covariance * slope[:, :, None] * slope[:, None, :])
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledSpectra:
+    """Spectra with what is known of their stars.
+
+    Attributes
+    ----------
+    spectra : SpectraBatch
+    labels, label_errors : ndarray of float64, shape (rows, labels)
+        In the order of :attr:`Trainable.labels`.
+    star : ndarray of str, shape (rows,)
+        Identity of the star: spectra of one star share it.
+    """
+
+    spectra: SpectraBatch
+    labels: NDArray[np.float64]
+    label_errors: NDArray[np.float64]
+    star: NDArray[np.str_]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a bundle gets after its network has been fitted.
+
+    Attributes
+    ----------
+    architecture : mapping
+        Further keys of ``architecture``.
+    arrays : mapping of str to ndarray
+        Further arrays of ``weights.safetensors``.
+    """
+
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+
 class Trainable(ABC):
     """What a model offers so that it can be trained. Mixed into its :class:`Model` class.
 
-    Training calls, in this order: :meth:`fit_inputs`, :meth:`network`, then for every step
-    ``loss_outputs(architecture, network(inputs.features(pixels, good)))``, at last :meth:`to_bundle`.
+    Training calls, in this order: :meth:`fit_inputs`, :meth:`fit_labels`, :meth:`network`, then for every step
+    :meth:`loss` of ``network(inputs.features(pixels, good))``, then :meth:`to_bundle`, :meth:`complete` with that
+    bundle, and :meth:`to_bundle` again with what it gave.
 
     Attributes
     ----------
     labels : tuple of Label
         Physical labels, in the order of the network's label space.
+    learns_oscillations : bool
+        Whether the network learns power spectra; :meth:`loss` then finds ``log_power`` and ``numax`` among the targets.
+    novelty_limit : float or None
+        Of the bundles, where the model has an output ``novelty``.
     """
 
     labels: ClassVar[tuple[Label, ...]]
+    learns_oscillations: ClassVar[bool] = False
+    novelty_limit: ClassVar[float | None] = None
 
     @classmethod
     @abstractmethod
@@ -296,14 +338,49 @@ class Trainable(ABC):
         """
 
     @classmethod
+    def fit_labels(cls, labels: NDArray[np.floating]) -> LabelScale:
+        """The network's label space, from the training labels (rows, labels)."""
+        return LabelScale.fit(labels)
+
+    @classmethod
     @abstractmethod
     def network(cls, architecture: Mapping[str, Any], n_features: int) -> nn.Module:
         """A freshly initialised network; its dropout layers are :class:`catalogue.models.dropout.Dropout`."""
 
     @classmethod
-    @abstractmethod
+    def loss(cls, architecture: Mapping[str, Any], raw: Any, targets: Mapping[str, Tensor]) -> Tensor | None:
+        """The model's own loss, or None for the one that the fit's settings name.
+
+        Parameters
+        ----------
+        architecture : mapping
+        raw : Tensor or tuple of Tensor
+            What the network returned.
+        targets : mapping
+            ``mean`` (rows, labels) and ``covariance`` (rows, labels, labels) in the network's label space, and
+            with :attr:`learns_oscillations` ``log_power`` (rows, frequencies) and ``numax`` (rows,) in μHz.
+        """
+        return None
+
+    @classmethod
     def loss_outputs(cls, architecture: Mapping[str, Any], raw: Tensor) -> LabelDistribution:
-        """Mean and data covariance in the network's label space, from the network's output."""
+        """Mean and data covariance in the network's label space, for models without a loss of their own."""
+        raise NotImplementedError(f"{cls.__name__} has a loss of its own")
+
+    @classmethod
+    @abstractmethod
+    def complete(
+        cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra, held_out: LabelledSpectra
+    ) -> Completion:
+        """What the finished network still needs: a calibration on stars it has not seen, a forest on those it has.
+
+        Parameters
+        ----------
+        architecture : mapping
+        bundle : Bundle
+            With the fitted network and without this.
+        training, held_out : LabelledSpectra
+        """
 
     @classmethod
     @abstractmethod
@@ -314,6 +391,7 @@ class Trainable(ABC):
         inputs: NetworkInputs,
         network: nn.Module,
         label_scale: LabelScale,
+        arrays: Mapping[str, NDArray[np.generic]] | None = None,
     ) -> Bundle:
         """Write a bundle.
 
@@ -322,7 +400,11 @@ class Trainable(ABC):
         path : Path
             Directory of the bundle.
         description : Description
-            As far as training knows it; ``architecture`` as given to :meth:`network`, to which an
-            optional key ``calibration`` may be added. The model fills in ``preprocessing``,
-            ``labels`` and the label scale.
+            As far as training knows it; ``architecture`` as given to :meth:`network`, and what :meth:`complete`
+            adds. The model fills in ``preprocessing``, ``labels`` and the label scale.
+        inputs : NetworkInputs
+        network : Module
+        label_scale : LabelScale
+        arrays : mapping, optional
+            What :meth:`complete` adds.
         """

@@ -6,23 +6,42 @@ import copy
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from catalogue.models.apogee_inputs import ApogeeInputs
-from catalogue.models.base import InferenceSettings, Model, Output, SpectraBatch
-from catalogue.models.bundle import Bundle, BundleError, Description, save_bundle
-from catalogue.models.dropout import map_granules
-from catalogue.models.latent_forest import AgeForest
-from catalogue.models.latent_network import LatentArchitecture, LatentNetwork
-from catalogue.spectra.primitives import GRANULE_ROWS
+from catalogue.models.apogee_inputs import ApogeeInputs, ApogeeInputSettings
+from catalogue.models.base import (
+    Completion,
+    InferenceSettings,
+    LabelledSpectra,
+    LabelScale,
+    Model,
+    NetworkInputs,
+    Output,
+    SpectraBatch,
+    Trainable,
+)
+from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
+from catalogue.models.granules import map_granules
+from catalogue.models.latent_forest import AgeForest, ForestSettings
+from catalogue.models.latent_network import (
+    LatentArchitecture,
+    LatentNetwork,
+    frequency_grid,
+    frequency_weight,
+    latent_loss,
+)
+from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
 
 MISSING_BELOW = -900.0
 """Teff and [Fe/H] below it are missing: allStar tables write -9999 and -999.99 up to DR16, NaN in DR17."""
+
+STELLAR_ERRORS = {"teff_err": 30.0, "fe_h_err": 0.02}
+"""Errors of Teff (K) and [Fe/H] with which the forest is trained where the training set gives none."""
 
 _AGES = (
     Output("log_age", "float32", "dex(Gyr)", "log10 of the age, mean over the trees"),
@@ -32,7 +51,7 @@ _AGES = (
 )
 
 
-class LatentAge(Model):
+class LatentAge(Model, Trainable):
     """Encoder and probabilistic forest.
 
     ``age`` and its companions are NaN where Teff or [Fe/H] is missing, or where the bundle holds no forest; the
@@ -42,6 +61,11 @@ class LatentAge(Model):
     kind: ClassVar[str] = "latent_age"
     inference_version: ClassVar[int] = 1
     inputs: ClassVar[tuple[str, ...]] = ("teff", "fe_h")
+    labels: ClassVar[tuple[Label, ...]] = (
+        Label(name="age", unit="Gyr", description="stellar age"),
+        Label(name="mass", unit="solMass", description="stellar mass, not used"),
+    )
+    learns_oscillations: ClassVar[bool] = True
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
@@ -78,9 +102,16 @@ class LatentAge(Model):
 
     def predict(self, batch: SpectraBatch, settings: InferenceSettings) -> dict[str, NDArray[np.floating]]:
         """Predict every row of a batch, see :meth:`Model.predict`. There is no dropout: T and seed do nothing."""
+        latent, _, fraction = self.encode(batch, settings)
+        ages = self._ages(latent, batch)
+        return {**{f"z{i}": latent[:, i] for i in range(latent.shape[1])}, **ages, "bad_fraction": fraction}
+
+    def encode(
+        self, batch: SpectraBatch, settings: InferenceSettings
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Latent means and standard deviations, shape (rows, latent), and bad fractions, shape (rows,)."""
         inputs, encoder = self._encoder(settings)
-        n_latent = self.architecture.latent
-        latent = np.full((len(batch), n_latent), np.nan, np.float32)
+        latent, spread = np.full((2, len(batch), self.architecture.latent), np.nan, np.float32)
         fraction = np.full(len(batch), np.nan, np.float32)
 
         def granule(index: int) -> None:
@@ -89,23 +120,28 @@ class LatentAge(Model):
             if usable.any():
                 with torch.inference_mode():
                     pixels, bad = inputs.granule(batch, part)
-                    mean = encoder(pixels)[0][: len(usable)].cpu().numpy()
-                latent[part] = np.where((usable & (bad < 1))[:, None], mean, np.nan)
+                    mean, log_variance = (values[: len(usable)].cpu().numpy() for values in encoder(pixels))
+                known = (usable & (bad < 1))[:, None]
+                latent[part] = np.where(known, mean, np.nan)
+                spread[part] = np.where(known, np.exp(0.5 * log_variance), np.nan)
                 fraction[part] = np.where(usable, bad, np.nan)
 
         threads = 1 if inputs.device.type == "cuda" else None
         map_granules(granule, -(-len(batch) // GRANULE_ROWS), threads)
-        ages = self._ages(latent, batch)
-        return {**{f"z{i}": latent[:, i] for i in range(n_latent)}, **ages, "bad_fraction": fraction}
+        return latent, spread, fraction
+
+    def _features(self, latent: NDArray[np.float32], batch: SpectraBatch) -> NDArray[np.float64]:
+        """What the forest sees, shape (rows, latent + 2): NaN where missing."""
+        stellar = [np.asarray(batch.columns[name], dtype=np.float64) for name in self.inputs]
+        stellar = [np.where(values > MISSING_BELOW, values, np.nan) for values in stellar]
+        return np.column_stack([latent.astype(np.float64), *stellar])
 
     def _ages(self, latent: NDArray[np.float32], batch: SpectraBatch) -> dict[str, NDArray[np.float32]]:
         """Ages of all rows at once."""
         found = {output.name: np.full(len(latent), np.nan, np.float32) for output in _AGES}
         if self.forest is None:
             return found
-        stellar = [np.asarray(batch.columns[name], dtype=np.float64) for name in self.inputs]
-        stellar = [np.where(values > MISSING_BELOW, values, np.nan) for values in stellar]
-        features = np.column_stack([latent.astype(np.float64), *stellar])
+        features = self._features(latent, batch)
         complete = np.isfinite(features).all(axis=1)
         if complete.any():
             for name, values in self.forest.predict(features[complete]).items():
@@ -126,6 +162,74 @@ class LatentAge(Model):
                 encoder = copy.deepcopy(self._network.encoder).to(device)
                 self._encoders[str(device)] = (self._inputs.on(device), encoder)
             return self._encoders[str(device)]
+
+    @classmethod
+    def fit_inputs(
+        cls, spectra: SpectraBatch, grid: PixelGrid, preprocessing: Mapping[str, Any], seed: int
+    ) -> ApogeeInputs:
+        """Learn mean and spread of every pixel; see :meth:`Trainable.fit_inputs`. ``seed`` is not used."""
+        settings = ApogeeInputSettings.model_validate({"normalisation": "standardise", **preprocessing})
+        return ApogeeInputs.fit(settings, spectra, grid)
+
+    @classmethod
+    def network(cls, architecture: Mapping[str, Any], n_features: int) -> LatentNetwork:
+        """A new network; ``architecture`` holds fields of :class:`LatentArchitecture`, and ``forest``."""
+        return LatentNetwork(_sizes({**architecture, "n_pixels": n_features}))
+
+    @classmethod
+    def loss(cls, architecture: Mapping[str, Any], raw: Any, targets: Mapping[str, Tensor]) -> Tensor:
+        """Reconstruction of the power spectrum and Kullback-Leibler term."""
+        power, mean, log_variance = raw
+        sizes = _sizes(architecture)
+        weight = frequency_weight(frequency_grid(sizes.n_frequencies), targets["numax"].cpu().numpy())
+        weights = torch.from_numpy(weight).to(power)
+        target = targets["log_power"]
+        return latent_loss(power, target, weights, mean, log_variance, sizes.kl_weight, sizes.reduction)
+
+    @classmethod
+    def complete(
+        cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra, held_out: LabelledSpectra
+    ) -> Completion:
+        """Train the forest on the first spectrum of every training star that has an age; see :class:`AgeForest`."""
+        model = cls(bundle)
+        _, first = np.unique(training.star, return_index=True)
+        latent, spread, _ = model.encode(training.spectra, InferenceSettings(device="cpu"))
+        features = model._features(latent, training.spectra)
+        given = [training.spectra.columns.get(name) for name in STELLAR_ERRORS]
+        defaults = STELLAR_ERRORS.values()
+        stellar = [np.full(len(features), d) if e is None else e for e, d in zip(given, defaults, strict=True)]
+        errors = np.column_stack([spread, *stellar]).astype(np.float64)
+        age, age_error = training.labels[:, 0], training.label_errors[:, 0]
+        known = np.asarray(np.isfinite(np.column_stack([features, errors, age, age_error])).all(axis=1))
+        settings = ForestSettings.model_validate(architecture.get("forest") or {})
+        rows = np.random.default_rng(bundle.description.seed).permutation(first[known[first]])[: settings.stars]
+        log_error = age_error[rows] / age[rows] / np.log(10.0)
+        seed = bundle.description.seed
+        forest = AgeForest.train(features[rows], errors[rows], np.log10(age[rows]), log_error, settings, seed)
+        frequency = frequency_grid(model.architecture.n_frequencies)
+        return Completion({"forest": settings.model_dump(mode="json")}, {**forest.arrays(), "frequency": frequency})
+
+    @classmethod
+    def to_bundle(
+        cls,
+        path: Path,
+        description: Description,
+        inputs: NetworkInputs,
+        network: nn.Module,
+        label_scale: LabelScale,
+        arrays: Mapping[str, NDArray[np.generic]] | None = None,
+    ) -> Bundle:
+        """Write a bundle; see :meth:`Trainable.to_bundle`. ``label_scale`` is not used."""
+        assert isinstance(inputs, ApogeeInputs)
+        assert isinstance(network, LatentNetwork)
+        forest = {"forest": description.architecture["forest"]} if arrays else {}
+        architecture = {**_sizes(description.architecture).model_dump(mode="json"), **forest}
+        complete = description.model_copy(update={"architecture": architecture})
+        return latent_bundle(path, complete, inputs, network, None, arrays)
+
+
+def _sizes(architecture: Mapping[str, Any]) -> LatentArchitecture:
+    return LatentArchitecture.model_validate({k: v for k, v in architecture.items() if k != "forest"})
 
 
 def latent_bundle(

@@ -25,6 +25,8 @@ class ForestSettings(BaseModel):
     Attributes
     ----------
     trees : int
+    stars : int or None
+        A random subset of this size is trained on; None for all. The published forest has 1,287.
     max_features : float
         Fraction of the features tried at a split.
     sample_inputs : bool
@@ -41,6 +43,7 @@ class ForestSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     trees: int = Field(default=100, ge=2)
+    stars: int | None = Field(default=None, ge=2)
     max_features: float = 1.0
     sample_inputs: bool = True
     sample_labels: bool = False

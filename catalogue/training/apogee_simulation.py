@@ -8,16 +8,19 @@ follow the scaling relations, with a pattern of modes that differs between core-
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from catalogue.models.apogee_continuum import CHIPS, N_PIXELS
 from catalogue.models.base import SpectraBatch
-from catalogue.models.latent_network import large_separation
+from catalogue.models.latent_network import frequency_grid, large_separation
 from catalogue.surveys.apogee import Apogee
-from catalogue.training.labels import LabelTable
+from catalogue.training.labels import LabelTable, apokasc_labels
+from catalogue.training.simulate import repeat_visits
 
 Values = NDArray[np.float64]
 
@@ -37,8 +40,33 @@ RESPONSES: dict[str, tuple[float, float, float]] = {
 Mass itself leaves a weak mark; most of what a spectrum knows of it is in [C/N], as in real giants.
 """
 
+_BLOCK_ROWS = 512
 _LINE_WIDTH_PIXELS = 3.0
 _PATTERN_SEED = 20230512
+
+
+class ApogeeSimulation(BaseModel):
+    """What to simulate.
+
+    Attributes
+    ----------
+    apokasc : Path
+        Folder with the two APOKASC tables, see :func:`~catalogue.training.labels.apokasc_labels`.
+    pixel_statistics : Path
+        ``.npz`` with ``mean`` and ``std`` of the 7,514 normalised pixels of real giants.
+    visits : int
+        Spectra and power spectra per star, with noise drawn anew.
+    ages : (Gyr, Gyr)
+        Stars with other ages are left out.
+    seed : int
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    apokasc: Path
+    pixel_statistics: Path
+    visits: int = Field(default=1, ge=1)
+    ages: tuple[float, float] = (0.1, 20.0)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +84,32 @@ class Oscillations:
     log_power: NDArray[np.float32]
     numax: Values
     separation: Values
+
+
+def simulate_apogee(configuration: ApogeeSimulation) -> tuple[LabelTable, SpectraBatch, Oscillations]:
+    """Stars, their spectra and their power spectra, row by row."""
+    labels = apokasc_labels(configuration.apokasc)
+    youngest, oldest = configuration.ages
+    labels = repeat_visits(labels.take((labels.age > youngest) & (labels.age < oldest)), configuration.visits)
+    with np.load(configuration.pixel_statistics, allow_pickle=False) as statistics:
+        mean, spread = (statistics[name].astype(float) for name in ("mean", "std"))
+    frequency = frequency_grid()
+    seeds = iter(np.random.SeedSequence(configuration.seed).generate_state(2 * len(labels)).tolist())
+    batches, powers = [], []
+    for first in range(0, len(labels), _BLOCK_ROWS):
+        part = labels.take(np.arange(first, min(first + _BLOCK_ROWS, len(labels))))
+        batches.append(simulate_spectra(part, mean, spread, next(seeds)))
+        powers.append(simulate_oscillations(part, frequency, next(seeds)))
+    joined = [np.concatenate(parts) for parts in zip(*map(astuple, powers), strict=True)]
+    return labels, _join(batches), Oscillations(*joined)
+
+
+def _join(batches: list[SpectraBatch]) -> SpectraBatch:
+    flux, ivar, mask, usable = (
+        np.concatenate([getattr(batch, name) for batch in batches]) for name in ("flux", "ivar", "mask", "usable")
+    )
+    columns = {name: np.concatenate([batch.columns[name] for batch in batches]) for name in batches[0].columns}
+    return SpectraBatch(0, flux, ivar, mask, usable, columns)
 
 
 def seismic_parameters(labels: LabelTable) -> tuple[Values, Values]:
@@ -141,7 +195,8 @@ def simulate_spectra(
     Returns
     -------
     SpectraBatch
-        With columns ``teff``, ``logg``, ``fe_h`` that carry ASPCAP-like errors of 30 K, 0.05 and 0.02 dex.
+        With columns ``teff``, ``logg``, ``fe_h`` that carry ASPCAP-like errors of 30 K, 0.05 and 0.02 dex, these
+        errors, and ``snrev``.
     """
     random = np.random.default_rng(seed)
     n, n_pixels = len(labels), Apogee.grid.n_pixels
@@ -170,6 +225,9 @@ def simulate_spectra(
         "teff": (labels.teff + random.normal(0, 30.0, n)).astype(np.float32),
         "logg": (labels.logg + random.normal(0, 0.05, n)).astype(np.float32),
         "fe_h": (labels.feh + random.normal(0, 0.02, n)).astype(np.float32),
+        "teff_err": np.full(n, 30.0, np.float32),
+        "fe_h_err": np.full(n, 0.02, np.float32),
+        "snrev": signal_to_noise[:, 0].astype(np.float32),
     }
     return SpectraBatch(first_row, flux, ivar, mask, np.ones(n, np.bool_), columns)
 

@@ -15,9 +15,13 @@ from catalogue.spectra.primitives import RowStatus
 from catalogue.spectra.store import open_store, read_rows
 from catalogue.surveys import load_survey
 from catalogue.surveys.base import Survey
+from catalogue.training.apogee_simulation import ApogeeSimulation, Oscillations, simulate_apogee
 from catalogue.training.emulator import GiantEmulator
 from catalogue.training.labels import LabelError, LabelTable, check_labels
 from catalogue.training.simulate import SimulationConfiguration, observe_stars, repeat_visits, simulated_stars
+
+COLUMNS = ("z", "file_z", "snrg", "snrev", "teff", "logg", "feh", "fe_h", "teff_err", "fe_h_err")
+"""Per-row columns that a training set keeps, of any survey."""
 
 _BLOCK_ROWS = 4096
 
@@ -29,7 +33,8 @@ class TrainingSet:
     Attributes
     ----------
     spectra : SpectraBatch
-        Columns ``z``, ``file_z``, ``snrg`` and, if known, ``teff``, ``logg``, ``feh``.
+        The per-row columns of :data:`COLUMNS` that the survey has; ``teff``, ``logg`` and [Fe/H] of the labels where
+        it has none.
     labels : LabelTable
         Row i belongs to spectrum i.
     survey : Survey
@@ -37,6 +42,8 @@ class TrainingSet:
         SHA-256 of spectra and labels.
     unusable : int
         Rows with labels whose spectrum is missing, damaged or a duplicate; left out.
+    oscillations : Oscillations or None
+        Power spectrum i belongs to spectrum i.
     """
 
     spectra: SpectraBatch
@@ -44,6 +51,7 @@ class TrainingSet:
     survey: Survey
     digest: str
     unusable: int = 0
+    oscillations: Oscillations | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,8 +130,46 @@ def simulate_training_set(configuration: SimulationConfiguration) -> TrainingSet
     return _complete(spectra, labels, survey, 0)
 
 
+def simulate_apogee_set(configuration: ApogeeSimulation) -> TrainingSet:
+    """Simulated APOGEE spectra and power spectra of stars with known ages."""
+    labels, spectra, oscillations = simulate_apogee(configuration)
+    return replace(_complete(spectra, labels, load_survey("apogee"), 0), oscillations=oscillations)
+
+
+def read_oscillations(path: Path, labels: LabelTable) -> Oscillations:
+    """Power spectra of the stars of a label table, in its order.
+
+    Parameters
+    ----------
+    path : Path
+        ``.npz`` with ``key`` (stars,) as in the label table, ``log_power`` (stars, frequencies), the natural logarithm
+        of power over background on the grid of :func:`~catalogue.models.latent_network.frequency_grid`, and ``numax``
+        and ``separation`` (stars,) in μHz.
+    labels : LabelTable
+
+    Raises
+    ------
+    LabelError
+        If the file is not of this form, or a star of the labels is not in it.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            key, log_power, numax, separation = (file[name] for name in ("key", "log_power", "numax", "separation"))
+    except (OSError, KeyError, ValueError) as error:
+        raise LabelError(f"{path}: expected arrays key, log_power, numax and separation: {error}") from error
+    position = {str(name): row for row, name in enumerate(key.tolist())}
+    missing = [name for name in labels.key.tolist() if name not in position]
+    if missing:
+        raise LabelError(f"{path}: no power spectrum of {len(missing)} of {len(labels)} stars, first {missing[0]}")
+    rows = np.array([position[name] for name in labels.key.tolist()])
+    found = Oscillations(log_power[rows].astype(np.float32), numax[rows].astype(float), separation[rows].astype(float))
+    if not (np.isfinite(found.log_power).all() and (found.numax > 0).all()):
+        raise LabelError(f"{path}: expected finite power and positive numax")
+    return found
+
+
 def _read(group: Any, survey: Survey, rows: NDArray[np.int64]) -> SpectraBatch:
-    names = ["z", "file_z", *(name for name in ("snrg", "teff", "logg", "feh") if name in group)]
+    names = [name for name in COLUMNS if name in group]
     n_rows = group["status"].shape[0]
     columns = {name: values[rows] for name, values in read_rows(group, names, 0, n_rows).items()}
     pixels: dict[str, list[NDArray[Any]]] = {"flux": [], "ivar": [], "mask": []}
@@ -143,9 +189,10 @@ def _complete(spectra: SpectraBatch, labels: LabelTable, survey: Survey, unusabl
     for array in (spectra.flux, spectra.ivar, spectra.mask, labels.physical(), labels.covariance()):
         digest.update(np.ascontiguousarray(array).tobytes())
     columns = dict(spectra.columns)
-    for name in ("teff", "logg", "feh"):
+    metallicity = "fe_h" if "fe_h" in columns else "feh"
+    for name, label in (("teff", "teff"), ("logg", "logg"), (metallicity, "feh")):
         if name not in columns or not np.isfinite(columns[name].astype(np.float64)).any():
-            columns[name] = getattr(labels, name)
+            columns[name] = getattr(labels, label)
     return TrainingSet(replace(spectra, columns=columns), labels, survey, digest.hexdigest(), unusable)
 
 

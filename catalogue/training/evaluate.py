@@ -27,7 +27,7 @@ LABELS = ("age", "mass")
 _BINS: dict[str, tuple[float, ...]] = {
     "age": (0, 2, 4, 6, 8, 20),
     "mass": (0, 1.0, 1.2, 1.4, 1.6, 4),
-    "snrg": (0, 20, 40, 70, 120, 10_000),
+    "snr": (0, 20, 40, 70, 120, 10_000),
     "feh": (-3, -0.3, -0.1, 0.1, 1),
 }
 
@@ -112,7 +112,7 @@ def evaluate(
     result = {
         "stars": len(np.unique(data.labels.star)),
         "spectra": len(data),
-        "median_snrg": float(np.median(_column(data, "snrg"))),
+        "median_snr": float(np.median(signal_to_noise(data))),
         "set_digest": data.digest,
         "methods": methods,
         "bins": binned(collected, data),
@@ -132,20 +132,27 @@ def summarise(predictions: dict[str, NDArray[np.floating]], truth: NDArray[np.fl
 
     Δ_P is the mean absolute relative error; bias and scatter are median and robust standard deviation of
     the relative error; ``pull`` is the robust width of (prediction - truth) / total error; ``cover68`` and
-    ``cover95`` are the fractions of truths inside the intervals; ``sharpness`` is the median relative total error.
+    ``cover95`` are the fractions of truths inside the intervals, which without percentiles reach one error to both
+    sides; ``sharpness`` is the median relative total error.
     """
     summary = {}
     for index, name in enumerate(LABELS):
+        if name not in predictions:
+            continue
         value, true = np.asarray(predictions[name], dtype=np.float64), truth[:, index]
         relative = (value - true) / true
         summary[f"{name}_delta_p"] = 100 * float(np.nanmean(np.abs(relative)))
         summary[f"{name}_bias"] = 100 * float(np.nanmedian(relative))
         summary[f"{name}_scatter"] = 148.26 * float(np.nanmedian(np.abs(relative - np.nanmedian(relative))))
-        if f"{name}_error" not in predictions:
+        total = f"{name}_error" if f"{name}_error" in predictions else f"{name}_total_error"
+        if total not in predictions:
             continue
-        error = np.asarray(predictions[f"{name}_error"], dtype=np.float64)
-        pull = (value - true) / error
-        inside = (true > predictions[f"{name}_p16"]) & (true < predictions[f"{name}_p84"])
+        error = np.asarray(predictions[total], dtype=np.float64)
+        # a forest's trees may agree, which makes an error 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pull = (value - true) / error
+        low, high = predictions.get(f"{name}_p16", value - error), predictions.get(f"{name}_p84", value + error)
+        inside = (true > low) & (true < high)
         known = np.isfinite(value)
         summary[f"{name}_pull"] = 1.4826 * float(np.nanmedian(np.abs(pull - np.nanmedian(pull))))
         summary[f"{name}_cover68"] = float(inside[known].mean())
@@ -157,7 +164,7 @@ def summarise(predictions: dict[str, NDArray[np.floating]], truth: NDArray[np.fl
 def binned(predictions: dict[str, NDArray[np.floating]], data: TrainingSet) -> Rows:
     """:func:`summarise` in bins of age, mass, S/N, [Fe/H] and evolutionary state."""
     truth = data.labels.physical()
-    values = {"age": truth[:, 0], "mass": truth[:, 1], "snrg": _column(data, "snrg"), "feh": data.labels.feh}
+    values = {"age": truth[:, 0], "mass": truth[:, 1], "snr": signal_to_noise(data), "feh": data.labels.feh}
     parts = [
         (name, f"{low:g} to {high:g}", (values[name] >= low) & (values[name] < high))
         for name, edges in _BINS.items()
@@ -172,8 +179,10 @@ def binned(predictions: dict[str, NDArray[np.floating]], data: TrainingSet) -> R
     return rows
 
 
-def _column(data: TrainingSet, name: str) -> NDArray[np.float64]:
-    return np.asarray(data.spectra.columns[name], dtype=np.float64)
+def signal_to_noise(data: TrainingSet) -> NDArray[np.float64]:
+    """The survey's signal-to-noise ratio of every spectrum: ``snrg``, or ``snrev`` of APOGEE."""
+    columns = data.spectra.columns
+    return np.asarray(columns["snrg"] if "snrg" in columns else columns["snrev"], dtype=np.float64)
 
 
 def _components(trained: TrainedModel, data: TrainingSet, rows: NDArray[np.integer]) -> NDArray[np.float32]:

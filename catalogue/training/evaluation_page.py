@@ -45,7 +45,7 @@ def write_page(
         "<!doctype html><meta charset=utf-8><title>Evaluation</title><style>body{font:15px sans-serif;margin:2em}"
         "table{border-collapse:collapse}td,th{padding:.2em .7em;border-bottom:1px solid #ccc;text-align:right}</style>",
         f"<h1>Evaluation</h1><p>{result['stars']} stars, {result['spectra']} spectra, "
-        f"median S/N in g {result['median_snrg']:.0f}. Δ_P, bias in per cent; means over the splits.</p>",
+        f"median S/N {result['median_snr']:.0f}. Δ_P, bias in per cent; means over the splits.</p>",
         _table(method_means(result["methods"])),
         _prediction_plot(predictions, truth),
         "<h2>In bins</h2>",
@@ -73,6 +73,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
 def _prediction_plot(predictions: dict[str, NDArray[np.floating]], truth: NDArray[np.float64]) -> str:
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     for axis, index, name, unit in zip(figure.subplots(1, 2), (0, 1), ("age", "mass"), ("Gyr", "M☉"), strict=True):
+        if name not in predictions:
+            axis.set_visible(False)
+            continue
         axis.plot(truth[:, index], predictions[name], ".", markersize=2, alpha=0.4, rasterized=True)
         limits = [float(truth[:, index].min()), float(truth[:, index].max())]
         axis.plot(limits, limits, "k-", linewidth=0.8)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,7 +42,9 @@ class FitSettings(BaseModel):
     average : float
         Decay per step of the running average of the weights that is validated and kept.
     device : str
-        ``auto``, ``cpu`` or ``cuda``; on a GPU the network runs in bfloat16.
+        ``auto``, ``cpu`` or ``cuda``.
+    precision : "auto", "float32" or "bfloat16"
+        In which the network runs; ``auto`` is bfloat16 on a GPU and float32 on the CPU.
     threads : int or None
     seed : int
     """
@@ -59,16 +61,18 @@ class FitSettings(BaseModel):
     masked_stretches: float = Field(default=1.0, ge=0)
     average: float = Field(default=0.99, ge=0, lt=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels in the network's space: means (rows, 2), covariances (rows, 2, 2)."""
+    """Labels in the network's space: means (rows, 2), covariances (rows, 2, 2), and others by name (rows, ...)."""
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
+    others: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
 
 
 @dataclass
@@ -83,8 +87,7 @@ class FitResult:
 @dataclass(frozen=True)
 class _Data:
     prepared: PreparedSpectra
-    mean: Tensor
-    covariance: Tensor
+    targets: dict[str, Tensor]
 
 
 def fit(
@@ -146,8 +149,9 @@ def fit(
 def _to(prepared: PreparedSpectra, targets: Targets, device: torch.device) -> _Data:
     fields = ("pixels", "noise", "good", "bad_fraction", "usable")
     moved = PreparedSpectra(**{name: getattr(prepared, name).to(device) for name in fields})
-    mean, covariance = (torch.tensor(x, dtype=torch.float32) for x in (targets.mean, targets.covariance))
-    return _Data(moved, mean.to(device), covariance.to(device))
+    arrays = {"mean": targets.mean, "covariance": targets.covariance, **targets.others}
+    tensors = {name: torch.tensor(array, dtype=torch.float32).to(device) for name, array in arrays.items()}
+    return _Data(moved, tensors)
 
 
 class _Loop:
@@ -163,7 +167,7 @@ class _Loop:
         device: torch.device,
     ) -> None:
         self.settings, self.inputs, self.data, self.device = settings, inputs, data, device
-        self.outputs = lambda raw: trainable.loss_outputs(architecture, raw.float())
+        self.trainable, self.architecture = trainable, architecture
         self.network = trainable.network(architecture, inputs.n_features).to(device)
         self.average = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
         self.best = {key: value.clone() for key, value in self.average.items()}
@@ -215,12 +219,19 @@ class _Loop:
             prepared = self.data.prepared
             pixels, good = _augment(prepared.pixels[rows], prepared.noise[rows], prepared.good[rows], self.settings)
             features = self.inputs.features(pixels, good)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            raw = self.network(features)
-        predicted = self.outputs(raw)
-        error = predicted.mean - self.data.mean[rows]
+        automatic = "bfloat16" if self.device.type == "cuda" else "float32"
+        precision = automatic if self.settings.precision == "auto" else self.settings.precision
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            outputs = self.network(features)
+        raw: Any = tuple(part.float() for part in outputs) if isinstance(outputs, tuple) else outputs.float()
+        targets = {name: values[rows] for name, values in self.data.targets.items()}
+        own = self.trainable.loss(self.architecture, raw, targets)
+        if own is not None:
+            return own
+        predicted = self.trainable.loss_outputs(self.architecture, raw)
+        error = predicted.mean - targets["mean"]
         # the labels' own scatter is 1 by construction; their errors add to it star by star
-        scatter = torch.cov(self.data.mean.T) + self.data.covariance[rows]
+        scatter = torch.cov(self.data.targets["mean"].T) + targets["covariance"]
         loss = point_loss(error, scatter, self.settings.loss)
         detached = LabelDistribution(predicted.mean.detach(), predicted.covariance)
         return loss + self.settings.head_weight * distribution_loss(error.detach(), detached)

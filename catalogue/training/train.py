@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from catalogue.models import load_model, model_class
-from catalogue.models.base import InferenceSettings, LabelScale, SpectraBatch, Trainable
+from catalogue.models.base import InferenceSettings, LabelledSpectra, SpectraBatch, Trainable
 from catalogue.models.bundle import Bundle, Description
 from catalogue.surveys import load_survey
+from catalogue.surveys.base import Survey
+from catalogue.training.apogee_simulation import ApogeeSimulation
 from catalogue.training.dataset import (
     TrainingSet,
     load_training_set,
+    read_oscillations,
     rows_of,
+    simulate_apogee_set,
     simulate_training_set,
     split_by_star,
 )
@@ -37,8 +41,11 @@ class TrainingConfiguration(BaseModel):
         Registered names.
     store, labels : Path or None
         An ingested ``spectra.zarr`` and a label table whose ``key`` column matches the store's.
-    simulation : SimulationConfiguration or None
-        Instead of the two: spectra simulated in memory, the same as from the simulated files.
+    oscillations : Path or None
+        Power spectra of the stars of ``labels``, for models that learn them; see
+        :func:`~catalogue.training.dataset.read_oscillations`.
+    simulation : SimulationConfiguration, ApogeeSimulation or None
+        Instead of these files: spectra simulated in memory, the same as from the simulated files.
     partial : bool
         Whether label keys that are not in the store are ignored instead of refused.
     name, version : str
@@ -62,7 +69,8 @@ class TrainingConfiguration(BaseModel):
     labels: Path | None = None
     key: str = "obsid"
     partial: bool = False
-    simulation: SimulationConfiguration | None = None
+    oscillations: Path | None = None
+    simulation: ApogeeSimulation | SimulationConfiguration | None = None
     name: str
     version: str = "0.1.0"
     preprocessing: dict[str, Any] = Field(default_factory=dict)
@@ -82,6 +90,9 @@ class TrainingConfiguration(BaseModel):
         if given == (self.simulation is not None):
             raise ValueError("give either store and labels, or simulation")
         return self
+
+
+_NOT_RECORDED = {"store", "labels", "oscillations", "architecture", "preprocessing"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,9 @@ def train(configuration: TrainingConfiguration, directory: Path, progress: Progr
 
 def training_set(configuration: TrainingConfiguration) -> TrainingSet:
     """The training set of a configuration, checked."""
-    if configuration.simulation is not None:
+    if isinstance(configuration.simulation, ApogeeSimulation):
+        data = simulate_apogee_set(configuration.simulation)
+    elif configuration.simulation is not None:
         data = simulate_training_set(configuration.simulation)
     else:
         assert configuration.store is not None
@@ -136,6 +149,8 @@ def training_set(configuration: TrainingConfiguration) -> TrainingSet:
         labels = read_labels(configuration.labels, configuration.key)
         survey = load_survey(configuration.survey)
         data = load_training_set(survey, configuration.store, labels, configuration.key, configuration.partial)
+        if configuration.oscillations is not None:
+            data = replace(data, oscillations=read_oscillations(configuration.oscillations, data.labels))
     for state in configuration.require_states:
         if not (data.labels.state == state).any():
             found = ", ".join(sorted(set(data.labels.state.tolist()))) or "none"
@@ -168,29 +183,50 @@ def train_on(
     used = np.sort(rows)
     prepared = inputs.prepare(rows_of(data.spectra, used))
     usable = prepared.usable.cpu().numpy()
-    scale = LabelScale.fit(data.labels.physical()[learn])
+    scale = model.fit_labels(data.labels.physical()[learn])
     physical, covariance = data.labels.physical()[used], data.labels.covariance()[used]
-    targets = Targets(scale.to_network(physical), scale.covariance_to_network(physical, covariance))
+    others = _oscillations(configuration, data, used) if model.learns_oscillations else {}
+    targets = Targets(scale.to_network(physical), scale.covariance_to_network(physical, covariance), others)
     learn_rows = np.flatnonzero(np.isin(used, learn) & usable)
     held_rows = np.flatnonzero(np.isin(used, held) & usable)
     architecture = dict(configuration.architecture)
     result = fit(
         model, architecture, inputs, prepared, targets, learn_rows, held_rows, configuration.fit, progress, checkpoint
     )
-    description = _description(configuration, data, learn, model.labels)
+    description = _description(configuration, data, learn, model)
     with tempfile.TemporaryDirectory() as folder:
         raw = model.to_bundle(Path(folder) / "raw", description, inputs, result.network, scale)
-        factors = calibrate(raw.path, rows_of(data.spectra, held), data.labels.physical()[held])
+        found = model.complete(architecture, raw, _labelled(data, learn), _labelled(data, held))
     metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
     description = description.model_copy(
-        update={"architecture": {**architecture, "calibration": factors}, "metrics": metrics}
+        update={"architecture": {**architecture, **found.architecture}, "metrics": metrics}
     )
-    bundle = model.to_bundle(directory, description, inputs, result.network, scale)
+    bundle = model.to_bundle(directory, description, inputs, result.network, scale, found.arrays)
     return TrainedModel(bundle, result, time.perf_counter() - began)
 
 
+def _labelled(data: TrainingSet, rows: NDArray[np.integer]) -> LabelledSpectra:
+    labels = data.labels.take(rows)
+    errors = np.stack([labels.age_error, labels.mass_error], axis=1)
+    return LabelledSpectra(rows_of(data.spectra, rows), labels.physical(), errors, labels.star)
+
+
+def _oscillations(
+    configuration: TrainingConfiguration, data: TrainingSet, rows: NDArray[np.integer]
+) -> dict[str, NDArray[np.floating]]:
+    if data.oscillations is None:
+        raise LabelError(f"model {configuration.model!r} learns power spectra: give oscillations or simulate APOGEE")
+    return {"log_power": data.oscillations.log_power[rows], "numax": data.oscillations.numax[rows]}
+
+
+def domain_name(survey: Survey, name: str) -> str:
+    """Name of a label in a bundle's domain: the survey's column for it."""
+    columns = {column.name for column in survey.columns}
+    return "fe_h" if name == "feh" and "fe_h" in columns else name
+
+
 def _description(
-    configuration: TrainingConfiguration, data: TrainingSet, learn: NDArray[np.integer], labels: Any
+    configuration: TrainingConfiguration, data: TrainingSet, learn: NDArray[np.integer], model: type[Trainable]
 ) -> Description:
     about = data.labels.take(learn)
     domain = {}
@@ -198,23 +234,24 @@ def _description(
         values = getattr(about, name)
         if np.isfinite(values).any():
             low, high = np.nanquantile(values, [0.002, 0.998])
-            domain[name] = (round(float(low), 3), round(float(high), 3))
+            domain[domain_name(data.survey, name)] = (round(float(low), 3), round(float(high), 3))
     states, counts = np.unique(about.state, return_counts=True)
-    recorded = configuration.model_dump(mode="json", exclude={"store", "labels", "architecture", "preprocessing"})
+    recorded = configuration.model_dump(mode="json", exclude=_NOT_RECORDED)
     if recorded.get("simulation"):
-        recorded["simulation"] = {k: v for k, v in recorded["simulation"].items() if k not in ("apokasc", "labels")}
+        paths = ("apokasc", "labels", "pixel_statistics")
+        recorded["simulation"] = {k: v for k, v in recorded["simulation"].items() if k not in paths}
     return Description(
         kind=configuration.model,
         name=configuration.name,
         version=configuration.version,
         survey=data.survey.name,
         grid=data.survey.grid.name,
-        labels=labels,
+        labels=model.labels,
         architecture=dict(configuration.architecture),
         passes=configuration.passes,
         seed=configuration.seed,
         domain=domain,
-        novelty_limit=1.0,
+        novelty_limit=model.novelty_limit,
         training={
             "stars": len(np.unique(about.star)),
             "spectra": len(about),
@@ -229,30 +266,6 @@ def _description(
         licence=configuration.licence,
         notes=configuration.notes,
     )
-
-
-def calibrate(bundle: Path, spectra: SpectraBatch, truth: NDArray[np.float64]) -> dict[str, list[float]]:
-    """Factors on the errors such that 68.3 % of held-out labels lie within their 16 to 84 % interval.
-
-    Model and data part take the same factor, so that their ratio stays what the network says.
-
-    Parameters
-    ----------
-    bundle : Path
-        Not yet calibrated.
-    spectra : SpectraBatch
-    truth : ndarray, shape (rows, 2)
-        Age and mass.
-    """
-    predictions = predict_rows(bundle, spectra)
-    factors = []
-    for index, name in enumerate(("age", "mass")):
-        low, middle, high = (np.log(predictions[f"{name}_p{level}"].astype(np.float64)) for level in (16, 50, 84))
-        offset = np.log(truth[:, index]) - middle
-        side = np.where(offset > 0, high - middle, middle - low)
-        pull = np.abs(offset) / side
-        factors.append(round(float(np.nanquantile(pull, 0.683)), 4))
-    return {"model": factors, "data": factors}
 
 
 def predict_rows(bundle: Path, spectra: SpectraBatch) -> dict[str, NDArray[np.floating]]:

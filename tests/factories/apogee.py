@@ -17,6 +17,7 @@ from catalogue.models.bundle import Bundle, Description
 from catalogue.models.latent_age import latent_bundle
 from catalogue.models.latent_forest import AgeForest, ForestSettings
 from catalogue.models.latent_network import LatentArchitecture, LatentNetwork
+from catalogue.training.labels import LabelTable
 
 N_PIXELS = 8575
 CHIPS = ((246, 3274), (3585, 6080), (6344, 8335))
@@ -178,3 +179,26 @@ def age_training_set(seed: int = 0, n: int = 200) -> tuple[np.ndarray, np.ndarra
     log_age = 0.6 - 0.001 * (features[:, 5] - 4700) + 0.05 * random.standard_normal(n)
     error = np.broadcast_to([0.05] * 5 + [20.0, 0.02], features.shape)
     return features, error, log_age, np.full(n, 0.05)
+
+
+def giants(n: int, seed: int = 0) -> LabelTable:
+    """Stars, every other one of the clump, whose mass tells the age."""
+    random = np.random.default_rng(seed)
+    names = np.array([str(i) for i in range(n)])
+    mass = random.uniform(0.9, 1.8, n)
+    return LabelTable(
+        key=names,
+        star=names,
+        age=10 * mass**-3,
+        age_error=np.full(n, 0.5),
+        mass=mass,
+        mass_error=np.full(n, 0.05),
+        age_mass_correlation=np.zeros(n),
+        state=np.where(np.arange(n) % 2, "RC", "RGB"),
+        teff=random.normal(4700, 150, n),
+        logg=random.uniform(1.9, 3.0, n),
+        feh=random.normal(0, 0.2, n),
+        alpha_fe=random.normal(0.04, 0.03, n),
+        c_fe=random.normal(0, 0.05, n),
+        n_fe=random.normal(0.2, 0.05, n),
+    )

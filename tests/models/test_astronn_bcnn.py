@@ -155,9 +155,14 @@ def test_trainable_round_trip(tmp_path):
     features = inputs.features(prepared.pixels, prepared.good)
     architecture = {"hidden": (6, 4)}
     network = AstroNNBayesian.network(architecture, inputs.n_features).eval()
-    distribution = AstroNNBayesian.loss_outputs(architecture, network(features))
-    assert distribution.mean.shape == (10, 2)
-    assert distribution.covariance.shape == (10, 2, 2)
+    raw = network(features)
+    targets = {"mean": torch.ones(10, 2), "covariance": torch.diag_embed(torch.full((10, 2), 0.04))}
+    expected = label_loss(raw, targets["mean"], torch.full((10, 2), 0.2))
+    assert float(AstroNNBayesian.loss(architecture, raw, targets)) == pytest.approx(float(expected))
+    positive = torch.cat([torch.nn.functional.softplus(raw[:, :2]), raw[:, 2:]], dim=1)
+    expected = label_loss(positive, targets["mean"], torch.full((10, 2), 0.2))
+    softplus = {**architecture, "activation": "softplus"}
+    assert float(AstroNNBayesian.loss(softplus, raw, targets)) == pytest.approx(float(expected))
     description = tiny_bcnn(tmp_path / "x").description.model_copy(update={"architecture": architecture})
     bundle = AstroNNBayesian.to_bundle(
         tmp_path / "y", description, inputs, network, LabelScale(False, (0.0, 0.0), (1.0, 1.0))

@@ -84,8 +84,19 @@ def test_loss_terms():
     weight = torch.tensor([[1.0, 2.0]])
     mean, log_variance = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, np.log(2.0)]])
     expected_kl = 0.5 * (1.0 + (2.0 - 1.0 - np.log(2.0)))
-    assert float(latent_loss(power, target, weight, mean, log_variance)) == pytest.approx(4.5 + expected_kl)
-    assert float(latent_loss(power, target, weight, mean, log_variance, 0.0)) == pytest.approx(4.5)
+    terms = (power, target, weight, mean, log_variance)
+    assert float(latent_loss(*terms)) == pytest.approx(9.0 + expected_kl)
+    assert float(latent_loss(*terms, reduction="mean")) == pytest.approx(4.5 + expected_kl)
+    assert float(latent_loss(*terms, kl_weight=0.0)) == pytest.approx(9.0)
+
+
+def test_the_latent_vector_is_drawn_in_training_only():
+    network = LatentNetwork(LatentArchitecture(decoder_start=8, n_frequencies=32, encoder_filters=(2, 2)))
+    spectra = torch.randn(2, 7514)
+    drawn, again = (network.train()(spectra)[0] for _ in range(2))
+    assert not torch.equal(drawn, again)
+    power, mean, _ = network.eval()(spectra)
+    assert torch.equal(power, network.decoder(mean))
 
 
 def test_weight_peaks_at_numax():

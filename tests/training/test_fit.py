@@ -73,7 +73,7 @@ def test_a_checkpoint_of_other_settings_is_refused(prepared, tmp_path):
 
 
 def _training_set(stars=60):
-    survey = SimpleNamespace(name="lamost-lrs", grid=LAMOST_GRID)
+    survey = SimpleNamespace(name="lamost-lrs", grid=LAMOST_GRID, columns=())
     labels = draw_population(stars, np.random.default_rng(0))
     return TrainingSet(giant_spectra(stars, seed=1), labels, survey, "0" * 64)
 

@@ -1,0 +1,127 @@
+"""Training of the two APOGEE models by the way that ``catalogue train`` takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from catalogue.models import load_model
+from catalogue.models.base import InferenceSettings
+from catalogue.models.bundle import load_bundle
+from catalogue.models.latent_network import frequency_grid
+from catalogue.surveys import load_survey
+from catalogue.training import train as training
+from catalogue.training.apogee_simulation import simulate_oscillations, simulate_spectra
+from catalogue.training.dataset import TrainingSet, read_oscillations
+from catalogue.training.evaluate import EvaluationConfiguration, evaluate, summarise
+from catalogue.training.fit import FitSettings
+from catalogue.training.labels import LabelError
+from catalogue.training.train import TrainingConfiguration, predict_rows, train_on
+from tests.factories.apogee import giants
+
+MEAN, SPREAD = np.full(7514, 0.95), np.full(7514, 0.02)
+FIT = FitSettings(epochs=3, batch=16, threads=1, noise=0, masked_stretches=0, learning_rate=3e-3, average=0)
+SMALL = {
+    "latent_age": {
+        "encoder_filters": (4, 4), "decoder_filters": (2, 2), "decoder_depth": 2, "decoder_kernel": 4,
+        "forest": {"trees": 5, "stars": 40},
+    },
+    "astronn_bcnn": {"hidden": (8, 6), "activation": "softplus"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data():
+    labels = giants(64)
+    spectra = simulate_spectra(labels, MEAN, SPREAD, 3)
+    oscillations = simulate_oscillations(labels, frequency_grid(), 4)
+    return TrainingSet(spectra, labels, load_survey("apogee"), "0" * 64, oscillations=oscillations)
+
+
+def configuration(model, **changes):
+    values = {
+        "survey": "apogee", "model": model, "name": "tiny", "store": "spectra.zarr", "labels": "labels.csv",
+        "fit": FIT, "architecture": SMALL[model], "passes": 4, **changes,
+    }  # fmt: skip
+    return TrainingConfiguration(**values)
+
+
+@pytest.mark.parametrize("model", ["latent_age", "astronn_bcnn"])
+def test_training_lowers_the_loss_and_gives_a_bundle_for_the_data_model(model, data, tmp_path):
+    trained = train_on(configuration(model), data, np.arange(64), tmp_path / "bundle")
+    history = trained.result.history
+    assert history[-1]["training"] < history[0]["training"]
+    description = load_bundle(tmp_path / "bundle").description
+    assert set(description.domain) == {"teff", "logg", "fe_h"}
+    assert description.novelty_limit is None
+    predictions = predict_rows(tmp_path / "bundle", data.spectra)
+    assert np.isfinite(predictions["age"]).all()
+    assert np.isfinite(summarise(predictions, data.labels.physical())["age_delta_p"])
+
+
+def test_ages_of_held_out_stars_are_not_learnt(data, tmp_path):
+    """The held-out stars alone tell the corrections; their ages change nothing else."""
+    first = train_on(configuration("astronn_bcnn"), data, np.arange(64), tmp_path / "a")
+    held = training.split_by_star(data.labels, 8, 0) == 0
+    other = replace(data.labels, age=np.where(held, 12.0 - data.labels.age, data.labels.age))
+    second = train_on(
+        configuration("astronn_bcnn", fit=FIT), replace(data, labels=other), np.arange(64), tmp_path / "b"
+    )
+    one, two = load_bundle(tmp_path / "a"), load_bundle(tmp_path / "b")
+    if first.result.best_epoch == second.result.best_epoch:
+        np.testing.assert_array_equal(one.weights["hidden1.weight"], two.weights["hidden1.weight"])
+    assert first.result.history[0]["training"] == second.result.history[0]["training"]
+    assert one.description.architecture["age_linear"] != two.description.architecture["age_linear"]
+
+
+def test_both_corrections_are_in_the_bundle(data, tmp_path):
+    train_on(configuration("astronn_bcnn"), data, np.arange(64), tmp_path / "bundle")
+    found = load_model(tmp_path / "bundle").predict(data.spectra, InferenceSettings(device="cpu", passes=2))
+    for name in ("age_linear_correct", "age_lowess_correct"):
+        assert np.isfinite(found[name]).all()
+
+
+def test_the_forest_takes_the_first_spectrum_of_every_star(data, tmp_path):
+    stars = replace(data.labels, star=np.array([str(i // 2) for i in range(64)]))
+    settings = {**SMALL["latent_age"], "forest": {"trees": 5}}
+    trained = train_on(
+        configuration("latent_age", architecture=settings), replace(data, labels=stars), np.arange(64), tmp_path / "b"
+    )
+    model = load_model(trained.bundle.path)
+    leaves = [len(values) for values in np.split(model.forest.forest.value, model.forest.forest.roots[1:])]
+    assert max(leaves) <= 2 * 28 - 1  # 28 training stars of 32, a leaf each
+
+
+def test_a_model_of_power_spectra_needs_them(data, tmp_path):
+    with pytest.raises(LabelError, match="learns power spectra"):
+        train_on(configuration("latent_age"), replace(data, oscillations=None), np.arange(64), tmp_path / "b")
+
+
+def test_power_spectra_are_matched_by_key(data, tmp_path):
+    given = data.oscillations
+    order = np.random.default_rng(0).permutation(64)
+    arrays = {"log_power": given.log_power, "numax": given.numax, "separation": given.separation}
+    path = tmp_path / "oscillations.npz"
+    np.savez(path, key=data.labels.key[order], **{name: values[order] for name, values in arrays.items()})
+    found = read_oscillations(path, data.labels)
+    np.testing.assert_array_equal(found.log_power, given.log_power)
+    np.testing.assert_array_equal(found.numax, given.numax)
+    unknown = replace(data.labels, key=np.array(["elsewhere", *data.labels.key[1:]]))
+    with pytest.raises(LabelError, match="no power spectrum of 1 of 64 stars, first elsewhere"):
+        read_oscillations(path, unknown)
+    np.savez(path, key=data.labels.key)
+    with pytest.raises(LabelError, match="expected arrays key, log_power, numax and separation"):
+        read_oscillations(path, data.labels)
+
+
+@pytest.mark.parametrize("model", ["latent_age", "astronn_bcnn"])
+def test_both_can_be_evaluated(model, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("catalogue.training.evaluate.training_set", lambda configuration: data)
+    settings = EvaluationConfiguration(training=configuration(model), folds=2, baselines=())
+    result = evaluate(None, settings, tmp_path / "page")
+    assert {row["method"] for row in result["methods"]} == {"model"}
+    assert all(np.isfinite(row["age_cover68"]) for row in result["methods"])
+    assert ("mass_delta_p" in result["methods"][0]) == (model == "astronn_bcnn")
+    assert "age_delta_p" in (tmp_path / "page" / "evaluation.json").read_text()
