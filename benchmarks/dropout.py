@@ -50,14 +50,18 @@ class FromPixels(nn.Module):
         super().__init__()
         arrays = {name: torch.from_numpy(np.array(value)) for name, value in inputs.arrays().items()}
         self.components, self.scale = arrays["inputs.components"], arrays["inputs.component_scale"]
-        self.refinements = inputs.settings()["refinements"]
+        settings = inputs.settings()
+        self.refinements, self.noise_bands = settings["refinements"], settings["noise_bands"]
         self.network = network
 
-    def forward(self, pixels, good):
+    def forward(self, pixels, good, noise):
         coefficients = pixels @ self.components.T
         for _ in range(self.refinements):
             coefficients = torch.where(good, pixels, coefficients @ self.components) @ self.components.T
-        return self.network(coefficients / self.scale)
+        bands = zip(noise.tensor_split(self.noise_bands, 1), good.tensor_split(self.noise_bands, 1), strict=True)
+        means = [part.square().sum(1) / kept.sum(1).clamp(min=1) for part, kept in (bands if self.noise_bands else ())]
+        levels = [0.5 * torch.log10(mean.clamp(1e-4, 1e4))[:, None] for mean in means]
+        return self.network(torch.cat([coefficients / self.scale, *levels], dim=1))
 
 
 def loop(forward: nn.Module, inputs: tuple[torch.Tensor, ...], passes: int, batch: int) -> torch.Tensor:
@@ -127,7 +131,7 @@ def compare(model: SpectralTransformer, batch: SpectraBatch, passes: int, thread
     engine = model._engine(settings)
     rows = len(batch)
     prepared = engine.inputs.prepare(batch)
-    features = engine.inputs.features(prepared.pixels, prepared.good)
+    features = engine.inputs.features(prepared.pixels, prepared.good, prepared.noise)
     plain = plain_network(model._network)
     whole = FromPixels(engine.inputs, plain)
 
@@ -136,13 +140,13 @@ def compare(model: SpectralTransformer, batch: SpectraBatch, passes: int, thread
 
     def ours_pixels() -> torch.Tensor:
         def granule(part: slice) -> torch.Tensor:
-            return engine.passes(engine.inputs.features(prepared.pixels[part], prepared.good[part]))
+            return engine.passes(engine.inputs.features(prepared.pixels[part], prepared.good[part], prepared.noise[part]))
 
         return by_granules(granule, rows, threads)
 
     def their_catalogue(size: int) -> list[np.ndarray]:
         ready = engine.inputs.prepare(batch)
-        found = loop(plain, (engine.inputs.features(ready.pixels, ready.good),), passes, size).numpy()
+        found = loop(plain, (engine.inputs.features(ready.pixels, ready.good, ready.noise),), passes, size).numpy()
         values = 10.0 ** found[..., :2]
         return [values.mean(0), values.std(0), np.percentile(values, [16, 50, 84], axis=0)]
 

@@ -171,8 +171,8 @@ class ApogeeInputs(NetworkInputs):
         noise = torch.from_numpy(np.where(use, ratio, 0.0).astype(np.float32)).to(self.device)
         return noise.mul_(normalised).div_(self._spread_tensor)
 
-    def features(self, pixels: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
-        """The pixels themselves, with the flux 1 where ``good`` is False."""
+    def features(self, pixels: torch.Tensor, good: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The pixels themselves, with the flux 1 where ``good`` is False; ``noise`` is not used."""
         one = (1.0 - self._mean_tensor) / self._spread_tensor
         return torch.where(good, pixels, one)
 

@@ -175,8 +175,8 @@ class NetworkInputs(ABC):
         """Normalise and standardise spectra; the slow part, done once per spectrum."""
 
     @abstractmethod
-    def features(self, pixels: Tensor, good: Tensor) -> Tensor:
-        """Network input of prepared pixels, shape (rows, n_features).
+    def features(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
+        """Network input of prepared pixels and their noise, shape (rows, n_features).
 
         Cheap, so that training can call it anew for every draw of noise and masks.
         """
@@ -297,7 +297,7 @@ class Trainable(ABC):
     """What a model offers so that it can be trained. Mixed into its :class:`Model` class.
 
     Training calls, in this order: :meth:`fit_inputs`, :meth:`fit_labels`, :meth:`network`, then for every step
-    :meth:`loss` of ``network(inputs.features(pixels, good))``, then :meth:`to_bundle`, :meth:`complete` with that
+    :meth:`loss` of ``network(inputs.features(pixels, good, noise))``, then :meth:`to_bundle`, :meth:`complete` with that
     bundle, and :meth:`to_bundle` again with what it gave.
 
     Attributes

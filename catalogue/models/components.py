@@ -35,11 +35,15 @@ class ComponentSettings(PreprocessingSettings):
     refinements : int
         Times that bad pixels are filled from the components and projected again; without it they would
         pull a spectrum towards the mean of the training set.
+    noise_bands : int
+        Wavelength bands of which the network is told the noise, so that it can weigh what it sees against
+        what it expects; 0 for none.
     """
 
     n_components: int = Field(default=128, ge=1)
     standardise: Literal["noise", "spread"] = "noise"
     refinements: int = Field(default=2, ge=0)
+    noise_bands: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ class ComponentInputs(NetworkInputs):
 
     @property
     def n_features(self) -> int:
-        """Number of components."""
-        return self._settings.n_components
+        """Number of components and of noise bands."""
+        return self._settings.n_components + self._settings.noise_bands
 
     def settings(self) -> dict[str, Any]:
         """Contents of ``preprocessing`` in ``model.json``."""
@@ -151,12 +155,15 @@ class ComponentInputs(NetworkInputs):
             usable=normalised.usable,
         )
 
-    def features(self, pixels: Tensor, good: Tensor) -> Tensor:
-        """Scaled coefficients, shape (rows, components), of pixels that are 0 where bad."""
+    def features(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
+        """Scaled coefficients of pixels that are 0 where bad, and the noise in bands, in dex of its usual value."""
         coefficients = self._project(pixels)
         for _ in range(self._settings.refinements):
             coefficients = self._project(torch.where(good, pixels, self._reconstruct(coefficients)))
-        return coefficients / self.learnt.component_scale
+        scaled = coefficients / self.learnt.component_scale
+        if self._settings.noise_bands == 0:
+            return scaled
+        return torch.cat([scaled, _band_noise(noise, good, self._settings.noise_bands)], dim=1)
 
     def residual_and_distance(self, prepared: PreparedSpectra, features: Tensor) -> tuple[Tensor, Tensor]:
         """How far spectra lie from the training set, outside the components and within them.
@@ -168,6 +175,7 @@ class ComponentInputs(NetworkInputs):
             spectrum like those of the training set, at any signal-to-noise ratio.
         """
         variance = prepared.noise.square()
+        features = features[:, : self._settings.n_components]
         model = self._reconstruct(features * self.learnt.component_scale)
         squared = (prepared.pixels - model).square() / (variance + self.learnt.residual_variance)
         squared = squared.clamp(max=_LARGEST_RESIDUAL**2) * prepared.good
@@ -211,7 +219,8 @@ def fit_components(settings: ComponentSettings, spectra: SpectraBatch, seed: int
     components = _principal_components(pixels, good, settings, seed)
     ones = torch.ones(settings.n_components)
     blank = LearntArrays(mean, scale, torch.zeros(n_pixels), components, ones, ones, torch.ones(2))
-    coefficients = ComponentInputs(settings, blank).features(pixels, good)
+    blank_inputs = ComponentInputs(settings, blank)
+    coefficients = blank_inputs.features(pixels, good, noise)[:, : settings.n_components]
     component_scale = coefficients.std(dim=0).clamp(min=1e-6)
     measured = (noise.square() @ components.T.square()).mean(dim=0) / component_scale.square()
     left = torch.where(good, pixels - coefficients @ components, 0.0)
@@ -249,6 +258,15 @@ def _normalise(settings: ComponentSettings, spectra: SpectraBatch) -> tuple[Tens
         return empty, empty, empty > 0
     flux, noise, good = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return flux, noise, good
+
+
+def _band_noise(noise: Tensor, good: Tensor, bands: int) -> Tensor:
+    """log10 of the root mean square noise of the good pixels in bands of equal width, held within 2 dex."""
+    columns = []
+    for part, kept in zip(noise.tensor_split(bands, dim=1), good.tensor_split(bands, dim=1), strict=True):
+        mean = part.square().sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+        columns.append(0.5 * torch.log10(mean.clamp(1e-4, 1e4)))
+    return torch.stack(columns, dim=1)
 
 
 def _pixel_scale(settings: ComponentSettings, deviation: Tensor, noise: Tensor, good: Tensor, count: Tensor) -> Tensor:

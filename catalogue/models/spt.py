@@ -341,7 +341,7 @@ class _Engine:
         """Output columns of one granule, shape (outputs, rows)."""
         with torch.inference_mode():
             prepared = self.inputs.standardise(flux, ivar, mask, redshift)
-            features = self.inputs.features(prepared.pixels, prepared.good)
+            features = self.inputs.features(prepared.pixels, prepared.good, prepared.noise)
             novelty = self.inputs.novelty(prepared, features)
             columns = self._summarise(self.passes(features).double())
             values = torch.stack([*columns, novelty.double()])

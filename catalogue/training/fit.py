@@ -175,9 +175,9 @@ class _Loop:
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         with torch.inference_mode():
-            pixels, good = data.prepared.pixels, data.prepared.good
-            parts = zip(pixels.split(1024), good.split(1024), strict=True)
-            features = [inputs.features(part, kept) for part, kept in parts]
+            prepared = data.prepared
+            parts = [values.split(1024) for values in (prepared.pixels, prepared.good, prepared.noise)]
+            features = [inputs.features(*part) for part in zip(*parts, strict=True)]
         # cloned outside inference mode, so that training may differentiate through what is made of them
         self.features = torch.cat(features).clone()
         self.epoch, self.step, self.steps = 0, 0, 1
@@ -217,8 +217,9 @@ class _Loop:
         features = self.features[rows]
         if augment and (self.settings.noise > 0 or self.settings.masked_stretches > 0):
             prepared = self.data.prepared
-            pixels, good = _augment(prepared.pixels[rows], prepared.noise[rows], prepared.good[rows], self.settings)
-            features = self.inputs.features(pixels, good)
+            features = self.inputs.features(
+                *_augment(prepared.pixels[rows], prepared.good[rows], prepared.noise[rows], self.settings)
+            )
         automatic = "bfloat16" if self.device.type == "cuda" else "float32"
         precision = automatic if self.settings.precision == "auto" else self.settings.precision
         with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -253,11 +254,14 @@ class _Loop:
             self.best = {key: value.clone() for key, value in self.average.items()}
 
 
-def _augment(pixels: Tensor, noise: Tensor, good: Tensor, settings: FitSettings) -> tuple[Tensor, Tensor]:
+def _augment(
+    pixels: Tensor, good: Tensor, noise: Tensor, settings: FitSettings
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, width = pixels.shape
     if settings.noise > 0:
         amount = settings.noise * torch.rand(rows, 1, device=pixels.device)
         pixels = pixels + amount * noise * torch.randn_like(pixels)
+        noise = noise * torch.sqrt(1.0 + amount**2)
     if settings.masked_stretches > 0:
         number = torch.poisson(torch.full((rows,), settings.masked_stretches, device=pixels.device))
         position = torch.arange(width, device=pixels.device)
@@ -267,7 +271,8 @@ def _augment(pixels: Tensor, noise: Tensor, good: Tensor, settings: FitSettings)
             hidden = (position >= start) & (position < start + length) & (number > k)[:, None]
             good = good & ~hidden
         pixels = torch.where(good, pixels, 0.0)
-    return pixels, good
+        noise = torch.where(good, noise, 0.0)
+    return pixels, good, noise
 
 
 class _Checkpoint:

@@ -152,7 +152,7 @@ def test_trainable_round_trip(tmp_path):
     inputs = AstroNNBayesian.fit_inputs(batch, Apogee.grid, {}, 0)
     prepared = inputs.prepare(batch)
     assert abs(float(prepared.pixels[torch.from_numpy(batch.usable)].mean())) < 1e-3
-    features = inputs.features(prepared.pixels, prepared.good)
+    features = inputs.features(prepared.pixels, prepared.good, prepared.noise)
     architecture = {"hidden": (6, 4)}
     network = AstroNNBayesian.network(architecture, inputs.n_features).eval()
     raw = network(features)

@@ -29,7 +29,7 @@ def test_components_are_orthonormal_and_features_have_unit_spread(inputs, stars)
     components = inputs.learnt.components
     torch.testing.assert_close(components @ components.T, torch.eye(5), atol=1e-4, rtol=0)
     prepared = inputs.prepare(stars)
-    features = inputs.features(prepared.pixels, prepared.good)
+    features = inputs.features(prepared.pixels, prepared.good, prepared.noise)
     torch.testing.assert_close(features.std(dim=0), torch.ones(5), atol=1e-3, rtol=0)
     assert inputs.n_features == 5
 
@@ -46,7 +46,7 @@ def test_arrays_and_settings_restore_the_inputs(inputs, stars):
     restored = ComponentInputs.from_arrays(inputs.settings(), inputs.arrays())
     one, other = inputs.prepare(stars), restored.prepare(stars)
     assert torch.equal(one.pixels, other.pixels)
-    assert torch.equal(inputs.features(one.pixels, one.good), restored.features(other.pixels, other.good))
+    assert torch.equal(inputs.features(one.pixels, one.good, one.noise), restored.features(other.pixels, other.good, other.noise))
     with pytest.raises(ValueError, match=r"expected shape \(7, "):
         ComponentInputs.from_arrays({**inputs.settings(), "n_components": 7}, inputs.arrays())
     with pytest.raises(KeyError, match=r"inputs\.mean"):
@@ -58,16 +58,16 @@ def test_masked_pixels_are_filled_from_the_components_not_from_the_mean(inputs, 
     good = prepared.good.clone()
     good[:, 300:600] = False
     masked = torch.where(good, prepared.pixels, 0.0)
-    truth = inputs.features(prepared.pixels, prepared.good)
-    refined = (inputs.features(masked, good) - truth).square().mean()
+    truth = inputs.features(prepared.pixels, prepared.good, prepared.noise)
+    refined = (inputs.features(masked, good, prepared.noise) - truth).square().mean()
     crude_settings = {**inputs.settings(), "refinements": 0}
-    crude = ComponentInputs.from_arrays(crude_settings, inputs.arrays()).features(masked, good)
+    crude = ComponentInputs.from_arrays(crude_settings, inputs.arrays()).features(masked, good, prepared.noise)
     assert refined < 0.5 * (crude - truth).square().mean()
 
 
 def test_one_training_spectrum_in_a_hundred_exceeds_the_references(inputs, stars):
     prepared = inputs.prepare(stars)
-    residual, distance = inputs.residual_and_distance(prepared, inputs.features(prepared.pixels, prepared.good))
+    residual, distance = inputs.residual_and_distance(prepared, inputs.features(prepared.pixels, prepared.good, prepared.noise))
     for values, reference in zip((residual, distance), inputs.learnt.references, strict=True):
         assert 0.97 < float((values <= reference).float().mean()) < 1
         assert float(values.median()) == pytest.approx(1.0, abs=0.35)
@@ -83,7 +83,7 @@ def test_noise_alone_does_not_make_a_star_novel(inputs):
     found = []
     for batch in (stars, dataclasses.replace(stars, flux=flux, ivar=ivar)):
         prepared = inputs.prepare(batch)
-        found.append(inputs.novelty(prepared, inputs.features(prepared.pixels, prepared.good)))
+        found.append(inputs.novelty(prepared, inputs.features(prepared.pixels, prepared.good, prepared.noise)))
     assert float(found[1].median()) < 1.3 * float(found[0].median())
 
 

@@ -247,7 +247,7 @@ def test_a_network_learns_labels_that_the_spectra_carry(tmp_path):
     stars = giant_spectra(128, seed=2)
     inputs = SpectralTransformer.fit_inputs(stars, LAMOST_GRID, TINY_PREPROCESSING, seed=0)
     prepared = inputs.prepare(stars)
-    features = inputs.features(prepared.pixels, prepared.good)
+    features = inputs.features(prepared.pixels, prepared.good, prepared.noise)
     age = 5 * 10 ** (0.2 * features[:, 0].clamp(-2, 2)).double().numpy()
     labels = np.stack([age, 1.2 * (age / 5) ** -0.3], axis=1)
     scale = LabelScale.fit(labels)
