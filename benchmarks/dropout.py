@@ -140,7 +140,9 @@ def compare(model: SpectralTransformer, batch: SpectraBatch, passes: int, thread
 
     def ours_pixels() -> torch.Tensor:
         def granule(part: slice) -> torch.Tensor:
-            return engine.passes(engine.inputs.features(prepared.pixels[part], prepared.good[part], prepared.noise[part]))
+            return engine.passes(
+                engine.inputs.features(prepared.pixels[part], prepared.good[part], prepared.noise[part])
+            )
 
         return by_granules(granule, rows, threads)
 

@@ -254,9 +254,7 @@ class _Loop:
             self.best = {key: value.clone() for key, value in self.average.items()}
 
 
-def _augment(
-    pixels: Tensor, good: Tensor, noise: Tensor, settings: FitSettings
-) -> tuple[Tensor, Tensor, Tensor]:
+def _augment(pixels: Tensor, good: Tensor, noise: Tensor, settings: FitSettings) -> tuple[Tensor, Tensor, Tensor]:
     rows, width = pixels.shape
     if settings.noise > 0:
         amount = settings.noise * torch.rand(rows, 1, device=pixels.device)
