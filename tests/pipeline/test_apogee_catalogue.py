@@ -9,8 +9,10 @@ from astropy.table import Table
 
 from catalogue.models import load_model
 from catalogue.models.bundle import SHIPPED
-from catalogue.pipeline.build import build
+from catalogue.pipeline.build import build, plan
 from catalogue.spectra.primitives import RowStatus
+from catalogue.spectra.store import read_rows
+from tests.factories.apogee import tiny_latent, write_apstar
 from tests.factories.real import REAL, needs_real
 from tests.factories.runs import load
 
@@ -110,3 +112,55 @@ def test_shipped_bundles_load_and_say_what_they_are(name):
     model = load_model(SHIPPED / name)
     assert "simulat" in model.bundle.description.notes.lower()
     assert {"teff", "logg", "fe_h"} <= set(model.bundle.description.domain)
+
+
+LOGGS = [0.8, 1.6, 1.9, 2.2, 2.4, 2.6, 2.8, 3.1, 3.4, 4.4]
+
+
+def small_survey(place):
+    """Ten stars with a file each, in the official tree."""
+    names = [f"2M0000000{n}+0000000" for n in range(len(LOGGS))]
+    table = Table({"APOGEE_ID": names, "FILE": [f"apStar-dr17-{name}.fits" for name in names]})
+    table["TELESCOPE"], table["FIELD"] = "apo25m", "M67"
+    for column, value in (("SNREV", 90.0), ("TEFF", 4600.0), ("FE_H", 0.0), ("ALPHA_M", 0.05)):
+        table[column] = np.full(len(names), value, "f4")
+    table["LOGG"] = np.array(LOGGS, "f4")
+    folder = place / "spectra" / "apo25m" / "M67"
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(names):
+        write_apstar(folder / f"apStar-dr17-{name}.fits", seed=seed, objid=name)
+    table.write(place / "allStar.fits")
+    tiny_latent(place / "bundle")
+    content = {
+        "survey": "apogee",
+        "parent": {"path": "allStar.fits"},
+        "spectra": {"root": "spectra", "chunk_rows": 64},
+        "select": "1.5 < LOGG < 2.5 and SNREV > 30",
+        "model": str(place / "bundle"),
+        "product": "apogee_latent_age",
+        "output": {"directory": "run", "formats": ["fits", "csv"], "report": False},
+        "inference": {"device": "cpu"},
+    }
+    (place / "run.yaml").write_text(yaml.safe_dump(content))
+    return place / "run.yaml"
+
+
+def test_a_loosened_selection_reads_only_the_files_that_are_new(tmp_path, client):
+    configuration = small_survey(tmp_path)
+    first = load(configuration)
+    build(first, client=client)
+    status = read_rows(first.directory.spectra, ["status"], 0, 10)["status"]
+    inside = [1.5 < logg < 2.5 for logg in LOGGS]
+    assert (status == RowStatus.OK).tolist() == inside
+    assert (status == RowStatus.NOT_SELECTED).tolist() == [not chosen for chosen in inside]
+    loosened = load(configuration, "select=1.5 < LOGG < 3.6 and SNREV > 30")
+    result = build(loosened, client=client)
+    assert (result.ingested, result.inferred) == (1, 1)
+    records = [unit.record for unit in plan(loosened).ingest.units]
+    assert [record.reused for record in records] == [4]
+    status = read_rows(loosened.directory.spectra, ["status"], 0, 10)["status"]
+    assert (status == RowStatus.OK).tolist() == [1.5 < logg < 3.6 for logg in LOGGS]
+    full = load(configuration, "select=1.5 < LOGG < 3.6 and SNREV > 30", f"output.directory={tmp_path / 'full'}")
+    build(full, client=client)
+    for name in ("nn_latent_age_dr17.fits", "nn_latent_age_dr17.csv.gz"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "full" / name).read_bytes()
