@@ -208,6 +208,42 @@ def plan(
 
 
 @app.command()
+def verify(
+    configuration: Configuration,
+    override: Overrides = None,
+    rows: Annotated[int, typer.Option(min=0, help="rows to make again from the raw files")] = 16,
+    seed: Annotated[int, typer.Option(help="seed of the choice of these rows")] = 0,
+) -> None:
+    """Compare everything on disk with its digests, and a sample of rows with the raw files."""
+    _, run = _load(configuration, override)
+    from catalogue.pipeline.lock import RunLocked
+    from catalogue.pipeline.verification import NothingToVerify
+    from catalogue.pipeline.verification import verify as verify_run
+
+    try:
+        found = verify_run(run, rows=rows, seed=seed)
+    except RunLocked as error:
+        _refuse(error, EXIT_LOCKED)
+    except NothingToVerify as error:
+        _refuse(error)
+    table = Table("what", "compared", "wrong", "not recorded", "", box=None)
+    for check in found.checks:
+        counts = (check.checked, len(check.findings), check.not_recorded)
+        table.add_row(check.name, *(f"{count:,}" for count in counts), check.note)
+    console.print(table)
+    for finding in found.findings:
+        errors.print(f"damaged: {finding}", style="red", markup=False, highlight=False)
+    if found.removable:
+        errors.print("to repair, remove these from the run's directory and build again:", markup=False)
+        errors.print("  " + "\n  ".join(found.removable), markup=False, highlight=False)
+    if found.findings:
+        raise typer.Exit(1)
+    if found.to_do:
+        console.print("sound, but not up to date: see `catalogue plan`")
+        raise typer.Exit(EXIT_TO_DO)
+
+
+@app.command()
 def prune(configuration: Configuration, override: Overrides = None) -> None:
     """Remove predictions of models that the configuration does not use."""
     _, run = _load(configuration, override)

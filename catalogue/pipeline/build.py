@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import cluster
 from catalogue.models import InferenceSettings, model_class
+from catalogue.pipeline.file_digests import forget_layout, record_layout, record_missing_layouts
 from catalogue.pipeline.lock import RunLock
 from catalogue.pipeline.manifest import (
     Manifest,
@@ -20,7 +21,7 @@ from catalogue.pipeline.manifest import (
     read_manifest,
     write_manifest,
 )
-from catalogue.pipeline.merge import Merged, is_merged, merge, merge_inputs, report_path
+from catalogue.pipeline.merge import Merged, is_merged, merge, merge_inputs, record_merge, stages_of
 from catalogue.pipeline.outputs import write_provenance, write_report
 from catalogue.pipeline.parent_change import adopt_parent, finish_parent_change, reuse_for
 from catalogue.pipeline.plan import RunPlan, StagePlan, UnitPlan, plan_infer, plan_ingest
@@ -173,6 +174,7 @@ def _prepare(run: Run, rescan: bool) -> Manifest:
     changed = any(unit.state == "stale" for unit in plan.units)
     manifest = dated(manifest, digest_of(run.semantics, manifest.parent), changed)
     adopt_parent(run, earlier, manifest, parent, plan)
+    record_missing_layouts(run.directory)
     if manifest != earlier:
         write_manifest(run.directory.manifest, manifest)
     return manifest
@@ -291,13 +293,10 @@ def _create_predictions(run: Run, manifest: Manifest) -> None:
             "digest": model.bundle.digest,
             **model.settings,
         }
-        create_row_arrays(
-            run.directory.predictions(model.identity),
-            columns,
-            manifest.n_rows,
-            manifest.unit_rows,
-            attributes,
-        )
+        store = run.directory.predictions(model.identity)
+        forget_layout(run.directory, store)
+        create_row_arrays(store, columns, manifest.n_rows, manifest.unit_rows, attributes)
+        record_layout(run.directory, store)
 
 
 def _run_stage(
@@ -356,8 +355,7 @@ def _merge_all(
             )
         result.merged.append(merged)
         if run.configuration.output.report:
-            write_report(run, product, manifest, collector, merged, [ingest_plan, *inferences.values()])
-    if any(merged.written for merged in result.merged):
-        names = [path.name for merged in result.merged for path in merged.files]
-        names += [report_path(run, product).name for product in run.products if run.configuration.output.report]
-        write_provenance(run, manifest, ingest_plan, configuration_text, names)
+            stages = stages_of(run, product, ingest_plan, inferences)
+            write_report(run, product, manifest, collector, merged, stages)
+        record_merge(run, product, merged, inputs)
+    write_provenance(run, manifest, ingest_plan, configuration_text)

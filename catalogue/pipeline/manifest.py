@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from catalogue.pipeline.records import digest_of, write_json
+from catalogue.pipeline.records import DamagedFile, digest_of, read_json, write_json
 from catalogue.pipeline.run import Run
 from catalogue.spectra.parent import import_parent
 from catalogue.spectra.store import choose_chunk_rows, choose_unit_rows
@@ -68,17 +67,20 @@ def read_manifest(path: Path) -> Manifest | None:
     Raises
     ------
     ManifestError
-        If it is of another format.
+        If it is of another format or damaged.
     """
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ManifestError(f"{path}: not JSON: {error}") from error
+    except DamagedFile as error:
+        raise ManifestError(str(error)) from error
     if content.get("format") != FORMAT:
         raise ManifestError(f"{path}: expected format {FORMAT}, found {content.get('format')}")
-    return Manifest(**content)
+    try:
+        return Manifest(**content)
+    except TypeError as error:
+        raise ManifestError(f"{path}: {error}") from error
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

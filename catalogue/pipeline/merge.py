@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 from catalogue.datamodels import DataModel, numpy_dtype
 from catalogue.models import model_class
 from catalogue.pipeline.faults import fault_point
+from catalogue.pipeline.file_digests import file_digests
 from catalogue.pipeline.manifest import Manifest
 from catalogue.pipeline.plan import StagePlan, UnitPlan
 from catalogue.pipeline.provenance import header_cards
-from catalogue.pipeline.records import digest_of, write_json
+from catalogue.pipeline.records import DamagedFile, digest_of, read_json, write_json
 from catalogue.pipeline.run import AppliedModel, Run
 from catalogue.pipeline.tasks import content_digest
 from catalogue.report import ReportCollector
@@ -46,7 +46,7 @@ def merge_inputs(
     run: Run, product: DataModel, manifest: Manifest, ingest: StagePlan, inferences: Mapping[str, StagePlan]
 ) -> str:
     """Digest of everything that a product's files are made of."""
-    used = sorted(run.model_for(product, alias).identity for alias in product.uses)
+    used = identities_of(run, product)
     return digest_of(
         product.digest,
         run.configuration.options,
@@ -64,6 +64,16 @@ def merge_inputs(
     )
 
 
+def stages_of(run: Run, product: DataModel, ingest: StagePlan, inferences: Mapping[str, StagePlan]) -> list[StagePlan]:
+    """Ingest, and the inference of each model that a product uses, in the product's order."""
+    return [ingest, *(inferences[run.model_for(product, alias).identity] for alias in product.uses)]
+
+
+def identities_of(run: Run, product: DataModel) -> list[str]:
+    """Identities of the models that a product uses, sorted."""
+    return sorted(run.model_for(product, alias).identity for alias in product.uses)
+
+
 def output_path(run: Run, product: DataModel, format_name: str) -> Path:
     """File of a product in a format."""
     writer = writer_for(format_name)
@@ -72,14 +82,19 @@ def output_path(run: Run, product: DataModel, format_name: str) -> Path:
 
 def is_merged(run: Run, product: DataModel, inputs: str) -> bool:
     """Whether all files of a product are there, unchanged since they were made from ``inputs``."""
-    try:
-        record = json.loads(run.directory.merge_record(product.name).read_text())
-    except (FileNotFoundError, ValueError):
-        return False
+    record = merge_record(run, product)
     if record.get("inputs") != inputs or (run.configuration.output.report and not report_path(run, product).exists()):
         return False
     wanted = [output_path(run, product, name) for name in run.configuration.output.formats]
     return all(path.name in record["files"] and record["files"][path.name] == signature(path) for path in wanted)
+
+
+def merge_record(run: Run, product: DataModel) -> dict[str, Any]:
+    """What is written down of a product's last merge; empty if there is nothing, or it is damaged."""
+    try:
+        return read_json(run.directory.merge_record(product.name))
+    except (FileNotFoundError, DamagedFile):
+        return {}
 
 
 def signature(path: Path) -> list[int] | None:
@@ -107,7 +122,7 @@ def merge(
     allow_incomplete: bool = False,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Merged, ReportCollector]:
-    """Write all files of a product.
+    """Write all files of a product; they count as merged only after :func:`record_merge`.
 
     Raises
     ------
@@ -115,11 +130,10 @@ def merge(
         If a unit is not done (unless ``allow_incomplete``, which marks its rows), or what a store holds is not what
         its record says.
     """
-    stages = [ingest, *(inferences[run.model_for(product, alias).identity] for alias in product.uses)]
+    stages = stages_of(run, product, ingest, inferences)
     missing = [f"{stage.name} {unit.unit}" for stage in stages for unit in stage.to_do]
     if missing and not allow_incomplete:
         raise MergeRefused(f"{product.name}: {len(missing)} units are not done: {', '.join(missing[:5])}")
-    inputs = merge_inputs(run, product, manifest, ingest, inferences)
     cards = header_cards(run, product, manifest, complete=not missing)
     writers = [
         writer_for(name)(output_path(run, product, name), product, manifest.n_rows, cards)
@@ -128,6 +142,7 @@ def merge(
     collector = ReportCollector(product, run.survey.title)
     try:
         _stream(run, product, manifest, stages, writers, collector, on_rows)
+        _void_record(run, product, {writer.path.name for writer in writers})
         for writer in writers:
             fault_point("merge", writer.format, "before")
             writer.close()
@@ -136,14 +151,60 @@ def merge(
         for writer in writers:
             writer.abort()
         raise
-    files = tuple(writer.path for writer in writers)
-    kept = _without_stale_files(run, product, inputs, files)
+    return Merged(product.name, tuple(writer.path for writer in writers), manifest.n_rows, True), collector
+
+
+def record_merge(run: Run, product: DataModel, merged: Merged, inputs: str) -> None:
+    """Write down that a product's files are made of ``inputs``, and what they are; the last step of a merge.
+
+    Parameters
+    ----------
+    run : Run
+    product : DataModel
+    merged : Merged
+    inputs : str
+        Of :func:`merge_inputs`.
+    """
+    known = merge_record(run, product).get("digests", {})
+    kept = _without_stale_files(run, product, inputs, merged.files)
+    digests = {name: digest for name, digest in known.items() if name.split("/")[0] in {path.name for path in kept}}
+    written = [file for path in merged.files for file in files_of_output(path)]
+    if run.configuration.output.report:
+        written.append(report_path(run, product))
+    outputs = (*kept, *merged.files)
     write_json(
         run.directory.merge_record(product.name),
-        {"inputs": inputs, "rows": manifest.n_rows, "files": {path.name: signature(path) for path in (*kept, *files)}},
+        {
+            "inputs": inputs,
+            "rows": merged.rows,
+            "files": {path.name: signature(path) for path in outputs},
+            "digests": {**digests, **file_digests(run.directory.root, written)},
+        },
     )
     fault_point("merge", product.name, "after")
-    return Merged(product.name, files, manifest.n_rows, True), collector
+
+
+def files_of_output(path: Path) -> list[Path]:
+    """All files of one output: those of a directory, or the file and the text beside a CSV file."""
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file()]
+    beside = _text_beside(path)
+    return [path, beside] if beside.is_file() else [path]
+
+
+def _text_beside(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".gz") + ".txt")
+
+
+def _void_record(run: Run, product: DataModel, replaced: set[str]) -> None:
+    """Take back what is written down of files about to be replaced, but for their names."""
+    earlier = merge_record(run, product)
+    if earlier:
+        kept = {name: value for name, value in earlier.get("digests", {}).items() if name.split("/")[0] not in replaced}
+        kept.pop(report_path(run, product).name, None)
+        inputs = earlier["inputs"] or earlier.get("before", "")
+        content = {**earlier, "inputs": "", "before": inputs, "digests": kept}
+        write_json(run.directory.merge_record(product.name), content)
 
 
 def _without_stale_files(run: Run, product: DataModel, inputs: str, written: tuple[Path, ...]) -> list[Path]:
@@ -151,19 +212,18 @@ def _without_stale_files(run: Run, product: DataModel, inputs: str, written: tup
 
     Otherwise a CSV of the last model would lie beside a FITS file of this one.
     """
-    try:
-        earlier = json.loads(run.directory.merge_record(product.name).read_text())
-    except (FileNotFoundError, ValueError):
-        return []
-    others = [run.directory.root / name for name in earlier["files"] if run.directory.root / name not in written]
-    if earlier["inputs"] == inputs:
+    earlier = merge_record(run, product)
+    others = [
+        run.directory.root / name for name in earlier.get("files", ()) if run.directory.root / name not in written
+    ]
+    if inputs in (earlier.get("inputs"), earlier.get("before")):
         return [path for path in others if path.exists()]
     for path in others:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-            path.with_name(path.name.removesuffix(".gz") + ".txt").unlink(missing_ok=True)
+            _text_beside(path).unlink(missing_ok=True)
     return []
 
 
@@ -176,24 +236,38 @@ def _stream(
     collector: ReportCollector,
     on_rows: Callable[[int], None],
 ) -> None:
-    sources = _Sources(run, product)
     rows = 0
-    for units in zip(*(stage.units for stage in stages), strict=True):
-        columns = product.evaluate(sources.read(units), run.configuration.options)
-        start = units[0].start
+    for unit, (start, columns) in zip(stages[0].units, rows_of_product(run, product, stages), strict=True):
         if start != rows:
             raise MergeRefused(f"{product.name}: expected row {rows} next, found {start}")
-        fault_point("merge", units[0].unit, "before")
+        fault_point("merge", unit.unit, "before")
         for writer in writers:
             writer.write(columns)
         collector.add(start, columns)
-        rows = units[0].stop
+        rows = unit.stop
         on_rows(rows - start)
     if not manifest.n_rows:
         # An empty parent table gives an empty catalogue, and everybody is still shown its columns.
         collector.add(0, {column.name: np.empty(0, numpy_dtype(column.dtype)) for column in product.columns})
     if rows != manifest.n_rows:
         raise MergeRefused(f"{product.name}: expected {manifest.n_rows} rows, found {rows}")
+
+
+def rows_of_product(
+    run: Run, product: DataModel, stages: Sequence[StagePlan]
+) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """First row and columns of a product, unit by unit.
+
+    Parameters
+    ----------
+    run : Run
+    product : DataModel
+    stages : sequence of StagePlan
+        Ingest, and the inference of each model that the product uses, in the product's order.
+    """
+    sources = _Sources(run, product)
+    for units in zip(*(stage.units for stage in stages), strict=True):
+        yield units[0].start, product.evaluate(sources.read(units), run.configuration.options)
 
 
 class _Sources:

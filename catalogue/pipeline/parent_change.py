@@ -12,6 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
+from catalogue.pipeline.file_digests import forget_layout, record_layout
 from catalogue.pipeline.manifest import Manifest
 from catalogue.pipeline.plan import StagePlan
 from catalogue.pipeline.records import write_record
@@ -37,7 +38,7 @@ def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent:
     directory = run.directory
     if earlier is not None and directory.spectra.is_dir() and _same_layout(earlier, manifest):
         if parent != directory.parent:
-            parent.replace(directory.parent)
+            _replace_parent(run, parent)
         return
     records = directory.ingest_records
     kept = records.with_name("earlier-ingest")
@@ -53,14 +54,24 @@ def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent:
             directory.spectra.rename(directory.earlier_spectra)
             if directory.parent.is_file():
                 shutil.copyfile(directory.parent, directory.earlier_parent)
+    else:
+        plan = StagePlan(plan.name, ())  # somebody has removed the store: its records tell of nothing
     if parent != directory.parent:
-        parent.replace(directory.parent)
+        _replace_parent(run, parent)
+    forget_layout(directory, directory.spectra)
     create_store(directory.spectra, run.survey, manifest.n_rows, manifest.chunk_rows, manifest.unit_rows, run.key)
+    record_layout(directory, directory.spectra)
     for unit in plan.units:
         if unit.state == "done" and unit.record is not None:
             _link_unit(directory.earlier_spectra, directory.spectra, unit.start, unit.stop, manifest)
             write_record(records, unit.unit, unit.record)
     shutil.rmtree(kept, ignore_errors=True)
+
+
+def _replace_parent(run: Run, parent: Path) -> None:
+    forget_layout(run.directory, run.directory.parent)
+    parent.replace(run.directory.parent)
+    record_layout(run.directory, run.directory.parent)
 
 
 def reuse_for(run: Run) -> tuple[str, str] | None:

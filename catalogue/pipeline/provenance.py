@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import catalogue
 from catalogue.datamodels import DataModel
 from catalogue.pipeline.manifest import Manifest
-from catalogue.pipeline.records import digest_of
+from catalogue.pipeline.records import DamagedFile, digest_of, read_json
 from catalogue.pipeline.run import Run
 
 PACKAGES = ("numpy", "torch", "zarr", "astropy", "dask", "distributed", "xarray", "pyarrow")
@@ -55,7 +55,7 @@ def header_cards(run: Run, product: DataModel, manifest: Manifest, complete: boo
 
 
 def provenance_document(
-    run: Run, manifest: Manifest, spectra: str, configuration_text: str, files: list[str]
+    run: Run, manifest: Manifest, spectra: str, configuration_text: str, files: Mapping[str, str | None]
 ) -> dict[str, Any]:
     """Entities, activity and agents of a run, in the vocabulary of W3C PROV.
 
@@ -67,8 +67,8 @@ def provenance_document(
         Digest of the spectra store's units; it depends on the chunking, which is why no catalogue file holds it.
     configuration_text : str
         YAML that makes this run again.
-    files : list of str
-        Names of the outputs.
+    files : mapping of str to str or None
+        SHA-256 of the outputs by name; None for a directory.
     """
     models = {
         f"bundle:{model.bundle.description.name}": {
@@ -88,7 +88,10 @@ def provenance_document(
             "spectra": {"digest": spectra, "chunk_rows": manifest.chunk_rows, "wasDerivedFrom": "parent"},
             **models,
             **{f"product:{product.name}": {"data_model_digest": product.digest} for product in run.products},
-            **{f"file:{name}": {"wasGeneratedBy": "activity:build"} for name in files},
+            **{
+                f"file:{name}": {"wasGeneratedBy": "activity:build", **({"sha256": digest} if digest else {})}
+                for name, digest in files.items()
+            },
         },
         "activity": {
             "activity:build": {
@@ -122,9 +125,11 @@ def read_provenance(file: Path) -> dict[str, Any]:
     """
     path = file if file.name == "provenance.json" else file.parent / "provenance.json"
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ProvenanceError(f"{path}: {error}") from error
+        document: dict[str, Any] = read_json(path)
+    except OSError as error:
+        raise ProvenanceError(f"{path}: {error.strerror}") from error
+    except DamagedFile as error:
+        raise ProvenanceError(str(error)) from error
     if file.name != path.name and f"file:{file.name}" not in document["entity"]:
         raise ProvenanceError(f"{path}: expected an entry for {file.name}, found none")
     return document

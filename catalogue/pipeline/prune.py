@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from catalogue.pipeline.file_digests import forget_layout
 from catalogue.pipeline.lock import RunLock
 from catalogue.pipeline.run import Run
 
@@ -28,5 +29,6 @@ def prune(run: Run) -> list[Path]:
         for path in removed:
             # Records first: predictions without a record are redone, records without predictions would be believed.
             shutil.rmtree(run.directory.infer_records(path.stem), ignore_errors=True)
+            forget_layout(run.directory, path)
             shutil.rmtree(path)
     return removed

@@ -1,6 +1,8 @@
 """Unit records: a unit of work is done when its record exists and names the digests that the plan expects.
 
 The record is written last, under a temporary name, and renamed; nothing else on disk says that a unit is done.
+Every JSON file of a run ends with a seal, the digest of all that stands before it, so that damage to the file
+itself is found.
 """
 
 from __future__ import annotations
@@ -12,6 +14,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+SEAL = "sha256"
+"""Last key of every JSON file of a run."""
+_BEFORE_SEAL = b',\n "sha256": "'
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,8 @@ class Record:
     seconds : float
     worker : str
         Host and process, for tracing; part of no digest.
+    files : dict of str to str
+        SHA-256 of every chunk file of the rows, by its path within the store; empty in records of earlier releases.
     """
 
     start: int
@@ -42,6 +50,7 @@ class Record:
     seconds: float = 0.0
     worker: str = ""
     reused: int = 0
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def record_path(directory: Path, unit: int) -> Path:
@@ -54,21 +63,70 @@ def write_record(directory: Path, unit: int, record: Record) -> None:
     write_json(record_path(directory, unit), asdict(record))
 
 
+class DamagedFile(ValueError):  # noqa: N818 - it states a fact about the file
+    """A file of the run that is not what was written."""
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON by temporary name, flush to disk and rename."""
+    """Write sealed JSON by temporary name, flush to disk and rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w") as stream:
-        json.dump(content, stream, indent=1)
+    with partial.open("wb") as stream:
+        stream.write(_sealed(json.dumps(content, indent=1).encode()))
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
 
 
-def read_record(directory: Path, unit: int) -> Record | None:
-    """Record of a unit, or None if it is not done or its record cannot be read."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a file of :func:`write_json`, without its seal.
+
+    Raises
+    ------
+    FileNotFoundError
+    DamagedFile
+        If it is not JSON, or its seal is broken. Files of earlier releases have none, and are believed.
+    """
+    text = path.read_bytes()
     try:
-        return Record(**json.loads(record_path(directory, unit).read_text()))
+        content = json.loads(text)
+    except ValueError as error:
+        raise DamagedFile(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DamagedFile(f"{path}: expected an object, found {type(content).__name__}")
+    sealed = SEAL in content
+    if sealed and _sealed(text[: text.rfind(_BEFORE_SEAL)] + b"\n}") != text:
+        raise DamagedFile(f"{path}: its content is not what its {SEAL} says")
+    if not sealed and any(_is_nearly_the_seal(key) for key in content):
+        raise DamagedFile(f"{path}: the name of its seal is damaged")
+    content.pop(SEAL, None)
+    return content
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file of :func:`write_json` has a seal."""
+    return _BEFORE_SEAL in path.read_bytes()
+
+
+def _is_nearly_the_seal(key: str) -> bool:
+    return len(key) == len(SEAL) and sum(a != b for a, b in zip(key, SEAL, strict=True)) == 1
+
+
+def _sealed(text: bytes) -> bytes:
+    """JSON text of an object with a last entry that is the digest of what stands before it."""
+    before = text.removesuffix(b"\n}")
+    return before + _BEFORE_SEAL + hashlib.sha256(before).hexdigest().encode() + b'"\n}'
+
+
+def remove_record(directory: Path, unit: int) -> None:
+    """Say that a unit is not done. Called before its rows are written, so that a record never outlives them."""
+    record_path(directory, unit).unlink(missing_ok=True)
+
+
+def read_record(directory: Path, unit: int) -> Record | None:
+    """Record of a unit, or None if it is not done or its record is damaged, so that the unit is done again."""
+    try:
+        return Record(**read_json(record_path(directory, unit)))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 

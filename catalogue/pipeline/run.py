@@ -63,6 +63,10 @@ class RunDirectory:
         """Record of the last merge of a product."""
         return self.root / "records" / "merge" / f"{product}.json"
 
+    def layout_record(self, made: Path) -> Path:
+        """Record of the digests of the parent table or of a store's layout."""
+        return self.root / "records" / "layout" / f"{made.stem}.json"
+
     def predictions(self, bundle: str) -> Path:
         """Predictions of a bundle id."""
         return self.root / "predictions" / f"{bundle}.zarr"

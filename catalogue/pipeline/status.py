@@ -11,6 +11,7 @@ from catalogue.pipeline.manifest import Manifest, read_manifest
 from catalogue.pipeline.merge import is_merged, merge_inputs
 from catalogue.pipeline.plan import StagePlan, plan_infer, plan_ingest
 from catalogue.pipeline.run import Run
+from catalogue.report import Problem
 from catalogue.spectra.primitives import RowStatus
 from catalogue.spectra.store import read_rows
 
@@ -42,16 +43,6 @@ class RunStatus:
     def finished(self) -> bool:
         """Whether a build would find nothing to do, as far as the records say."""
         return bool(self.products) and all(self.products.values()) and not any(s.to_do for s in self.stages)
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A row that has no usable spectrum, or a duplicate, and why."""
-
-    row: int
-    key: str
-    status: str
-    reason: str
 
 
 def run_status(run: Run) -> RunStatus:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from catalogue.models import InferenceSettings, Model, SpectraBatch, load_model
 from catalogue.pipeline.faults import fault_point
-from catalogue.pipeline.records import Record, read_record, write_record
+from catalogue.pipeline.file_digests import file_digests, files_of_unit
+from catalogue.pipeline.records import Record, read_record, remove_record, write_record
 from catalogue.spectra.ingest import ingest_unit
 from catalogue.spectra.primitives import is_usable
 from catalogue.spectra.store import read_rows, write_rows
@@ -83,6 +84,7 @@ def ingest(task: IngestTask) -> UnitSummary:
     if done is not None:
         return UnitSummary(task.unit, task.stop - task.start, done.seconds, dict(done.counts))
     fault_point("ingest", task.unit, "before")
+    remove_record(Path(task.records), task.unit)
     summary = ingest_unit(
         Path(task.store),
         Path(task.parent),
@@ -94,9 +96,11 @@ def ingest(task: IngestTask) -> UnitSummary:
     )
     fault_point("ingest", task.unit, "written")
     seconds = time.perf_counter() - began
+    files = file_digests(Path(task.store), files_of_unit(Path(task.store), task.start, task.stop))
     record = Record(
-        task.start, task.stop, task.inputs, summary.digest, dict(summary.counts), seconds, _worker(), summary.n_reused
-    )
+        task.start, task.stop, task.inputs, summary.digest, dict(summary.counts), seconds, _worker(),
+        summary.n_reused, files,
+    )  # fmt: skip
     write_record(Path(task.records), task.unit, record)
     fault_point("ingest", task.unit, "after")
     return UnitSummary(task.unit, task.stop - task.start, seconds, dict(summary.counts))
@@ -141,10 +145,15 @@ def infer(task: InferTask, halvings: int = 0) -> UnitSummary:
                 result[name][at] = values
     seconds = time.perf_counter() - began
     for part, result in zip(parts, results, strict=True):
-        write_rows(Path(part.predictions), result, task.start)
+        store = Path(part.predictions)
+        remove_record(Path(part.records), task.unit)
+        write_rows(store, result, task.start)
         fault_point("infer", task.unit, "written")
         counts = {"usable": usable_rows}
-        record = Record(task.start, task.stop, part.inputs, content_digest(result), counts, seconds, _worker())
+        files = file_digests(store, files_of_unit(store, task.start, task.stop))
+        record = Record(
+            task.start, task.stop, part.inputs, content_digest(result), counts, seconds, _worker(), files=files
+        )
         write_record(Path(part.records), task.unit, record)
     fault_point("infer", task.unit, "after")
     return UnitSummary(task.unit, task.stop - task.start, seconds, {"usable": usable_rows})
