@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
-FORMATS = ("fits", "csv", "parquet", "zarr", "votable")
+FORMATS = ("fits", "csv", "parquet", "zarr", "votable", "parquet-healpix", "hats")
 
 
 class ConfigurationError(Exception):
@@ -50,7 +50,10 @@ class OutputSection(_Section):
     """What is written, and where."""
 
     directory: Path
-    formats: tuple[Literal["fits", "csv", "parquet", "zarr", "votable"], ...] = ("fits", "csv")
+    formats: tuple[Literal["fits", "csv", "parquet", "zarr", "votable", "parquet-healpix", "hats"], ...] = (
+        "fits",
+        "csv",
+    )
     report: bool = True
 
     @field_validator("formats")

@@ -99,7 +99,8 @@ def merge_record(run: Run, product: DataModel) -> dict[str, Any]:
 
 def signature(path: Path) -> list[int] | None:
     """Size and time of a file, or of a directory's metadata file; None if it is not there."""
-    target = path / "zarr.json" if path.is_dir() else path
+    described = [path / name for name in ("zarr.json", "hats.properties")]
+    target = next((file for file in described if file.is_file()), path)
     try:
         facts = target.stat()
     except FileNotFoundError:

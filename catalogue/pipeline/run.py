@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ def resolve_run(configuration: RunConfiguration) -> Run:
         in the run, or a bundle made for another survey.
     """
     check_inputs_exist(configuration)
+    _check_formats(configuration)
     here = Path.cwd()
     try:
         survey = load_survey(configuration.survey)
@@ -200,6 +202,12 @@ def _check_fit(survey: Survey, bundles: list[Bundle], products: tuple[DataModel,
             raise ConfigurationError(
                 f"product: {product.name} needs a model of kind {', '.join(missing)}, found {kinds}"
             )
+
+
+def _check_formats(configuration: RunConfiguration) -> None:
+    sorted_on_the_sky = [name for name in configuration.output.formats if name in ("hats", "parquet-healpix")]
+    if sorted_on_the_sky and find_spec("cdshealpix") is None:
+        raise ConfigurationError(f"output.formats: {sorted_on_the_sky[0]} needs the extra hats, which is not installed")
 
 
 def _check_options(configuration: RunConfiguration, products: tuple[DataModel, ...]) -> None:

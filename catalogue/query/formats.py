@@ -21,6 +21,8 @@ def format_of(path: Path) -> str:
     if path.is_dir():
         if any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
             return "zarr"
+        if (path / "hats.properties").is_file():
+            raise TableError(f"{path}: expected FITS, Parquet, CSV or Zarr, found HATS; lsdb.open_catalog reads it")
         raise TableError(f"{path}: expected a Zarr group or a file, found a directory without zarr.json")
     try:
         with path.open("rb") as stream:

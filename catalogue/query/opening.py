@@ -40,6 +40,9 @@ def open(path: str | Path) -> xarray.Dataset:
             dataset = xarray.open_zarr(where, chunks={})
     else:
         dataset = xarray.open_dataset(where, engine=CatalogueBackend, chunks={})
+    if ROW_NUMBER in dataset.data_vars:
+        # A table in another order than the catalogue's names the rows itself.
+        dataset = dataset.set_coords(ROW_NUMBER)
     if ROW in dataset.sizes and ROW_NUMBER not in dataset.variables:
         first = next((variable for variable in dataset.variables.values() if variable.dims == (ROW,)), None)
         chunk = first.chunks[0][0] if first is not None and first.chunks and first.chunks[0] else BLOCK_ROWS

@@ -5,6 +5,8 @@ from __future__ import annotations
 from catalogue.writers.base import Writer
 from catalogue.writers.csv import CsvWriter
 from catalogue.writers.fits import FitsWriter
+from catalogue.writers.hats import HatsWriter
+from catalogue.writers.healpix_parquet import HealpixParquetWriter
 from catalogue.writers.parquet import ParquetWriter
 from catalogue.writers.votable import VotableWriter
 from catalogue.writers.zarr import ZarrWriter
@@ -12,7 +14,16 @@ from catalogue.writers.zarr import ZarrWriter
 __all__ = ["Writer", "format_names", "writer_for"]
 
 _WRITERS: dict[str, type[Writer]] = {
-    writer.format: writer for writer in (FitsWriter, CsvWriter, ParquetWriter, ZarrWriter, VotableWriter)
+    writer.format: writer
+    for writer in (
+        FitsWriter,
+        CsvWriter,
+        ParquetWriter,
+        ZarrWriter,
+        VotableWriter,
+        HealpixParquetWriter,
+        HatsWriter,
+    )
 }
 
 

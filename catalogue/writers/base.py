@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -172,3 +173,20 @@ def publish(partial: Path, path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def publish_directory(partial: Path, path: Path) -> None:
+    """Give a finished directory its name, in the place of any earlier one.
+
+    Parameters
+    ----------
+    partial, path : Path
+        In one directory.
+    """
+    earlier = path.with_name(path.name + ".earlier.partial")
+    shutil.rmtree(earlier, ignore_errors=True)
+    if path.exists():
+        # A directory cannot be replaced in one step: a crash between the two leaves none, never half of one.
+        path.rename(earlier)
+    partial.rename(path)
+    shutil.rmtree(earlier, ignore_errors=True)

@@ -28,7 +28,9 @@ class ParquetWriter(Writer):
         self._schema = schema_of(data_model).with_metadata(schema_metadata(data_model, provenance))
         # A stream of our own: pyarrow, given a path, removes the file of its own accord when an error occurs.
         self._stream = self.partial.open("wb")
-        self._writer = pq.ParquetWriter(pa.PythonFile(self._stream), self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            pa.PythonFile(self._stream), self._schema, compression="zstd", write_page_checksum=True
+        )
 
     def _write_block(self, block: Mapping[str, NDArray[Any]]) -> None:
         self._writer.write_batch(record_batch(self.data_model, self._schema, block), row_group_size=self.block_rows)

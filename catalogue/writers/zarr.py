@@ -14,7 +14,7 @@ from zarr.codecs import BloscCodec
 
 from catalogue.datamodels import Column, DataModel, missing_value, numpy_dtype
 from catalogue.spectra.primitives import RowStatus
-from catalogue.writers.base import Writer
+from catalogue.writers.base import Writer, publish_directory
 
 
 class ZarrWriter(Writer):
@@ -64,13 +64,7 @@ class ZarrWriter(Writer):
             warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
             warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata is currently not part.*")
             zarr.consolidate_metadata(self.partial)
-        earlier = self.path.with_name(self.path.name + ".earlier.partial")
-        shutil.rmtree(earlier, ignore_errors=True)
-        if self.path.exists():
-            # A directory cannot be replaced in one step: a crash between the two leaves none, never half of one.
-            self.path.rename(earlier)
-        self.partial.rename(self.path)
-        shutil.rmtree(earlier, ignore_errors=True)
+        publish_directory(self.partial, self.path)
 
     def _discard(self) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)

@@ -17,6 +17,7 @@ from catalogue.pipeline.merge import files_of_output, merge_record, output_path,
 from catalogue.pipeline.plan import StagePlan
 from catalogue.pipeline.run import Run
 from catalogue.pipeline.verification.findings import Check, Finding, Tally
+from catalogue.writers.healpix import ROW_COLUMN
 
 _BLOCK_BYTES = 1 << 24
 _WORDS = 0xFFFFFFFF
@@ -124,6 +125,8 @@ def _rows_that_differ(run: Run, product: DataModel, stages: list[StagePlan], pat
     from catalogue.query import open_table
 
     table = open_table(path)
+    if ROW_COLUMN in table.columns:
+        raise ValueError("the file has an order of its own")
     for start, columns in rows_of_product(run, product, stages):
         count = len(next(iter(columns.values())))
         found = table.read(list(columns), start, start + count)
