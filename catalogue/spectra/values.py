@@ -133,7 +133,8 @@ def _from_text(text: pa.Array, dtype: str, nulls: tuple[float, ...]) -> pa.Array
 def _to_float(values: pa.Array, dtype: str, nulls: tuple[float, ...]) -> pa.Array:
     numbers = np.array(values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
     for null in nulls:
-        numbers[numbers == null] = np.nan
+        # A column of float32 holds the null as rounded to it: -9999.99 arrives as -9999.990234375.
+        numbers[(numbers == null) | (numbers == np.float32(null))] = np.nan
     with np.errstate(over="ignore"):
         return pa.array(numbers.astype(dtype))
 

@@ -100,6 +100,8 @@ class Apogee(Survey):
     key_is_unique: ClassVar[bool] = False
     default_path: ClassVar[str] = "{telescope}/{field}/{file}"
     columns: ClassVar[tuple[RowColumn, ...]] = _COLUMNS
+    # As allStar tables write them up to DR16; DR17 has NaN.
+    null_values: ClassVar[tuple[float, ...]] = (-9999.0, -9999.99, -999.99)
     reader_version: ClassVar[int] = 1
 
     def read(self, path: Path) -> Spectrum:

@@ -31,6 +31,11 @@ def test_floats_with_nulls_of_the_survey():
     text = pa.array(["1.5", "+2e-3", "", "null", "-9999", "-9999.0", "inf", "nan"])
     expected = [1.5, 2e-3, np.nan, np.nan, np.nan, np.nan, np.inf, np.nan]
     np.testing.assert_array_equal(to_numpy(convert(text, "float64", (-9999.0,))), expected)
+    single = pa.array(np.array([-9999.99, -9999.0, 1.5], "f4"))
+    np.testing.assert_array_equal(
+        to_numpy(convert(single, "float32", (-9999.99,))), np.array([np.nan, -9999, 1.5], "f4")
+    )
+    np.testing.assert_array_equal(to_numpy(convert(single, "float64", (-9999.99,))), [np.nan, -9999, 1.5])
     kept = to_numpy(convert(pa.array([-9999.0, None]), "float32"))
     np.testing.assert_array_equal(kept, np.array([-9999, np.nan], "f4"))
 
