@@ -35,7 +35,7 @@ class ParentSection(_Section):
 class SpectraSection(_Section):
     """Where the spectra files are.
 
-    ``path`` is a template over parent columns, as ``"{obsdate}/{planid}/spec-{lmjd}.fits.gz"``; None takes the
+    ``path`` is a template over parent columns, as ``"{obsdate:%Y%m%d}/{planid}/spec-{lmjd}.fits.gz"``; None takes the
     survey's official tree. ``check`` says how changed files are found on a rerun: ``files`` compares size and time
     of every file, ``none`` trusts the records, ``auto`` is ``files`` up to 100,000 rows.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import math
 import os
@@ -30,7 +31,9 @@ class PathTemplate:
     Parameters
     ----------
     template : str
-        Python format fields with column names: ``"{filename}"``, ``"{planid}/spec-{lmjd}_sp{spid:02d}.fits.gz"``.
+        Python format fields with column names: ``"{filename}"``, ``"{planid}/spec-{lmjd}_sp{spid:02d}.fits.gz"``. A
+        format that starts with ``%`` is one of dates, for columns of dates (also as ISO 8601 text, or text or integers
+        YYYYMMDD): ``"{obsdate:%Y%m%d}"``.
 
     Attributes
     ----------
@@ -48,6 +51,8 @@ class PathTemplate:
     --------
     >>> PathTemplate("{planid}/sp{spid:02d}.fits").fill({"planid": "B6202", "spid": 7})
     'B6202/sp07.fits'
+    >>> PathTemplate("{obsdate:%Y%m%d}").fill({"obsdate": "2011-10-24"})
+    '20111024'
     """
 
     def __init__(self, template: str) -> None:
@@ -131,7 +136,9 @@ def _formatted(field: str, value: object, specification: str) -> str:
     if _is_missing(value):
         raise SpectrumError(RowStatus.NO_SPECTRUM, f"column {field} is missing, from which the path is made")
     try:
-        if specification[-1:] and specification[-1] in _INTEGER_TYPES:
+        if specification.startswith("%"):
+            value = _as_date(value)
+        elif specification[-1:] and specification[-1] in _INTEGER_TYPES:
             value = _as_integer(value)
         elif isinstance(value, float | np.floating) and not specification and float(value).is_integer():
             # Integer columns with nulls arrive as floats from many tables.
@@ -146,6 +153,8 @@ def _formatted(field: str, value: object, specification: str) -> str:
 def _formatted_column(field: str, values: Sequence[object], specification: str) -> list[str | None]:
     """:func:`_formatted` over a column, None where it would raise."""
     kinds = set(map(type, values))
+    if specification.startswith("%"):
+        return _dates_column(field, values, specification)
     if not specification and kinds == {str}:
         return [value.strip() or None for value in values]  # type: ignore[attr-defined]
     if kinds == {int} and specification[-1:] in ("", "d"):
@@ -157,6 +166,24 @@ def _formatted_column(field: str, values: Sequence[object], specification: str) 
         except SpectrumError:
             texts.append(None)
     return texts
+
+
+def _dates_column(field: str, values: Sequence[object], specification: str) -> list[str | None]:
+    """:func:`_formatted` over a column of dates, each different one formatted once."""
+    known: dict[object, str | None] = {}
+    for value in set(values):
+        try:
+            known[value] = _formatted(field, value, specification)
+        except SpectrumError:
+            known[value] = None
+    return [known[value] for value in values]
+
+
+def _as_date(value: object) -> datetime.date:
+    if isinstance(value, datetime.date):
+        return value
+    text = str(value)
+    return datetime.datetime.strptime(text, "%Y%m%d") if text.isdigit() else datetime.datetime.fromisoformat(text)
 
 
 def _as_integer(value: object) -> int:

@@ -88,7 +88,8 @@ class LamostLowResolution(Survey):
     flux_unit: ClassVar[str] = ""
     default_key: ClassVar[str] = "obsid"
     key_is_unique: ClassVar[bool] = True
-    default_path: ClassVar[str] = "{obsdate}/{planid}/spec-{lmjd}-{planid}_sp{spid:02d}-{fiberid:03d}.fits.gz"
+    # The tables write the date of the directory with dashes, the directories without.
+    default_path: ClassVar[str] = "{obsdate:%Y%m%d}/{planid}/spec-{lmjd}-{planid}_sp{spid:02d}-{fiberid:03d}.fits.gz"
     columns: ClassVar[tuple[RowColumn, ...]] = (
         _parent("obsid", "int64", "", "LAMOST observation identifier"),
         _parent("ra", "float64", "deg", "Right ascension, J2000", "objra"),
@@ -265,7 +266,7 @@ def _cards(parsed: FileContent) -> dict[str, float | int | str]:
 
 
 def _separation(ra1: float, dec1: float, ra2: float, dec2: float) -> float:
-    """Great-circle distance in arcseconds of two positions in degrees; NaN if one is."""
+    """Great-circle distance in arcseconds of two positions in degrees; 0 if one is NaN."""
     a1, d1, a2, d2 = (math.radians(value) for value in (ra1, dec1, ra2, dec2))
     haversine = math.sin((d2 - d1) / 2) ** 2 + math.cos(d1) * math.cos(d2) * math.sin((a2 - a1) / 2) ** 2
     return math.degrees(2 * math.asin(min(1.0, math.sqrt(max(0.0, haversine))))) * 3600

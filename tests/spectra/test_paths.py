@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from catalogue.spectra.paths import PathTemplate, PathTemplateError, SpectraRoot
 from catalogue.spectra.primitives import RowStatus, SpectrumError
 
-OFFICIAL = "{obsdate}/{planid}/spec-{lmjd}-{planid}_sp{spid:02d}-{fiberid:03d}.fits.gz"
+OFFICIAL = "{obsdate:%Y%m%d}/{planid}/spec-{lmjd}-{planid}_sp{spid:02d}-{fiberid:03d}.fits.gz"
 ROW = {"obsdate": "2011-10-24", "planid": "B6202", "lmjd": 55859, "spid": 7, "fiberid": 5}
 
 
@@ -23,7 +24,25 @@ def status_of(action, *arguments) -> RowStatus:
 def test_the_official_tree_renders():
     template = PathTemplate(OFFICIAL)
     assert template.columns == ("obsdate", "planid", "lmjd", "spid", "fiberid")
-    assert template.fill(ROW) == "2011-10-24/B6202/spec-55859-B6202_sp07-005.fits.gz"
+    assert template.fill(ROW) == "20111024/B6202/spec-55859-B6202_sp07-005.fits.gz"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2011-10-24", " 2011-10-24 ", "2011-10-24T18:09:00", "20111024", 20111024, datetime.date(2011, 10, 24),
+     datetime.datetime(2011, 10, 24, 18, 9)],
+)  # fmt: skip
+def test_dates_of_any_origin_take_date_formats(value):
+    template = PathTemplate("{date:%Y%m%d}/{date:%j}.fits")
+    assert template.fill({"date": value}) == "20111024/297.fits"
+    assert template.fill_rows({"date": [value, value]}) == ["20111024/297.fits"] * 2
+
+
+@pytest.mark.parametrize("value", [None, "", float("nan"), -9999, "yesterday", "2011-13-01", 20111399, 2011.5])
+def test_what_is_no_date_is_a_row_without_spectrum(value):
+    template = PathTemplate("{date:%Y%m%d}/a.fits")
+    assert status_of(template.fill, {"date": value}) is RowStatus.NO_SPECTRUM
+    assert template.fill_rows({"date": [value, "2011-10-24"]}) == ["", "20111024/a.fits"]
 
 
 @pytest.mark.parametrize("spid", [7, np.int16(7), 7.0, "7", " 07 "])
