@@ -9,7 +9,7 @@ from pathlib import Path
 
 from catalogue.pipeline.records import DamagedFile, digest_of, read_json, write_json
 from catalogue.pipeline.run import Run
-from catalogue.spectra.parent import import_parent
+from catalogue.spectra.parent import IMPORT_VERSION, import_parent
 from catalogue.spectra.store import choose_chunk_rows, choose_unit_rows
 
 FORMAT = 1
@@ -89,12 +89,14 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def source_signature(run: Run) -> str:
-    """Digest of the parent file's name, size and time, and of what is imported from it."""
+    """Digest of the parent file's name, size and time, and of what is imported from it, and how."""
     parent = run.configuration.parent.path
     facts = parent.stat()
+    vocabulary = [(column.name, column.dtype, column.aliases) for column in run.survey.columns if column.aliases]
     return digest_of(
         parent.name, facts.st_size, facts.st_mtime_ns, run.survey.name, run.key, run.template,
         run.configuration.select, run.extra_columns, str(run.configuration.spectra.root),
+        IMPORT_VERSION, vocabulary, run.survey.null_values,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A changed parent table: rows keep their spectra, wherever they move to.
+"""A changed parent table: rows keep their spectra, wherever they move to. A changed reader: a store of its own.
 
 The store of the earlier table stays as ``earlier-spectra.zarr`` until every unit of the new one is done. Units whose
 rows are the same rows at the same place are hard-linked chunk by chunk; in the others, each row is copied from the
@@ -17,7 +17,7 @@ from catalogue.pipeline.manifest import Manifest
 from catalogue.pipeline.plan import StagePlan
 from catalogue.pipeline.records import write_record
 from catalogue.pipeline.run import Run
-from catalogue.spectra.store import create_store
+from catalogue.spectra.store import StoreError, create_store, open_store
 
 
 def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent: Path, plan: StagePlan) -> None:
@@ -36,7 +36,7 @@ def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent:
         Ingest plan for ``parent``, from the records on disk.
     """
     directory = run.directory
-    if earlier is not None and directory.spectra.is_dir() and _same_layout(earlier, manifest):
+    if earlier is not None and _same_layout(earlier, manifest) and _made_for(run, directory.spectra):
         if parent != directory.parent:
             _replace_parent(run, parent)
         return
@@ -96,6 +96,16 @@ def _same_layout(earlier: Manifest, manifest: Manifest) -> bool:
         manifest.chunk_rows,
         manifest.unit_rows,
     )
+
+
+def _made_for(run: Run, spectra: Path) -> bool:
+    """Whether there is a store, of the run's key and with the arrays that the survey's reader fills."""
+    try:
+        store = open_store(spectra)
+    except StoreError:
+        return False
+    same = (store.attrs["reader_version"], store.attrs["key"]) == (run.survey.reader_version, run.key)
+    return same and {column.name for column in run.survey.columns} <= set(store.array_keys())
 
 
 def _link_unit(source: Path, target: Path, start: int, stop: int, manifest: Manifest) -> None:

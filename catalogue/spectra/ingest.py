@@ -134,7 +134,7 @@ def input_digest(parent: Path, root: Path, start: int, stop: int) -> str:
     Returns
     -------
     str
-        SHA-256, hexadecimal, over the rows' survey columns, paths, selection and duplicates, and the size and
+        SHA-256, hexadecimal, over the rows' survey columns, keys, paths, selection and duplicates, and the size and
         modification time of each selected row's file (or that there is none).
 
     Raises
@@ -143,7 +143,8 @@ def input_digest(parent: Path, root: Path, start: int, stop: int) -> str:
         If the file system does not answer.
     """
     facts = parent_facts(parent)
-    columns = read_parent_columns(parent, [*facts["survey_columns"], *BOOKKEEPING], start, stop)
+    names = dict.fromkeys([*facts["survey_columns"], facts["key"], *BOOKKEEPING])
+    columns = read_parent_columns(parent, list(names), start, stop)
     signatures = np.full((stop - start, 2), -1, np.int64)
     spectra = SpectraRoot(root)
     for row in np.flatnonzero(columns["selected"] & (columns["path"] != "")):

@@ -21,12 +21,22 @@ from catalogue.spectra.parent_columns import ImportPlan, plan_import
 from catalogue.spectra.paths import PathTemplate
 from catalogue.spectra.table_source import ParentError, TableSource
 from catalogue.spectra.tables import open_table
-from catalogue.spectra.values import ARROW_TYPES, ConversionError, convert, missing_value, numpy_dtype, to_numpy
+from catalogue.spectra.values import (
+    ARROW_TYPES,
+    ConversionError,
+    convert,
+    has_padded_numbers,
+    missing_value,
+    numpy_dtype,
+    to_numpy,
+)
 from catalogue.surveys.base import Survey
 
 __all__ = ["ParentError", "ParentSummary", "import_parent", "read_parent_columns", "read_parent_rows"]
 
 BOOKKEEPING = ("path", "selected", "duplicate_of")
+IMPORT_VERSION = 2
+"""Raised whenever the same table could be imported with other values, so that runs import it anew."""
 _METADATA = b"catalogue"
 _BATCH_ROWS = 16384
 
@@ -174,6 +184,8 @@ def _columns_of(
             absent = np.full(n, missing_value(column.dtype), numpy_dtype(column.dtype))
             columns[column.name] = pa.array(absent.tolist(), ARROW_TYPES[column.dtype])
             continue
+        if column.guessed and column.role == "extra" and has_padded_numbers(block[column.source]):
+            raise _TooNarrowError(column.name)
         try:
             columns[column.name] = convert(block[column.source], column.dtype, survey.null_values)
         except ConversionError as error:

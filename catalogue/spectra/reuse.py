@@ -50,7 +50,7 @@ class EarlierRows:
         The earlier store and the imported parent table that it was made from.
     survey : Survey
     key : str
-        Nothing is taken from a store with another survey, reader version, grid or key.
+        Nothing is taken from a store with another survey, reader version, grid or key, or without the survey's columns.
     """
 
     def __init__(self, store: Path, parent: Path, survey: Survey, key: str) -> None:
@@ -63,6 +63,7 @@ class EarlierRows:
             survey.grid.name,
             key,
         )
+        same &= {column.name for column in survey.columns} <= set(self._group.array_keys())
         self._applies = same and self._group["flux"].shape[1] == survey.grid.n_pixels  # type: ignore[union-attr]
         self._chunk_rows = int(facts["chunk_rows"])  # type: ignore[arg-type]
 

@@ -25,6 +25,7 @@ _MISSING_WORDS = pa.array(["", "nan", "null", "none", "na", "n/a", "--", "-", "\
 _EXACT = 1 << 53
 """Integers beyond this are not all representable in float64."""
 _WHOLE = r"^([+-]?[0-9]+)(\.0*)?$"
+_PADDED = r"^\s*[+-]?0[0-9]+\s*$"
 
 
 class ConversionError(ValueError):
@@ -109,6 +110,11 @@ def convert(values: pa.Array, dtype: str, nulls: tuple[float, ...] = ()) -> pa.A
     if dtype.startswith("int"):
         return _to_integer(values, dtype)
     return _to_float(values, dtype, nulls)
+
+
+def has_padded_numbers(values: pa.Array) -> bool:
+    """Whether a block of text holds digits behind a zero: ``007`` is an identifier, another one than ``7``."""
+    return pa.types.is_string(values.type) and bool(pc.any(pc.match_substring_regex(values, _PADDED)).as_py())
 
 
 def to_numpy(values: pa.Array | pa.ChunkedArray) -> NDArray[Any]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from distributed import Client
 
 from catalogue.pipeline.build import build, plan
 from catalogue.pipeline.prune import prune, unused_predictions
+from catalogue.spectra.primitives import RowColumn
+from catalogue.spectra.store import open_store, read_rows
+from catalogue.surveys.lamost import LamostLowResolution
 from tests.factories.bundles import tiny_spt_bundle
 from tests.factories.lamost import write_coadd
 from tests.factories.runs import load, output_digests, write_run
@@ -146,3 +150,24 @@ def test_a_run_moved_elsewhere_goes_on_there(built, tmp_path, client):
     shutil.move(tmp_path / "run", tmp_path / "moved")
     result = build(load(built, f"output.directory={tmp_path / 'moved'}"))
     assert (result.ingested, result.inferred) == (0, 0)
+
+
+def test_a_survey_that_reads_its_parent_table_otherwise_imports_it_anew(built, monkeypatch):
+    _, lines = parent_lines(built)
+    assert plan(load(built)).nothing_to_do
+    teff = float(lines[70].split(",")[lines[0].split(",").index("teff")])
+    monkeypatch.setattr(LamostLowResolution, "null_values", (-9999.0, teff))
+    assert [unit.state for unit in plan(load(built)).ingest.units] == ["done", "stale", "done", "done"]
+
+
+def test_a_reader_with_another_column_gets_a_store_with_it(built, monkeypatch):
+    column = RowColumn("file_plan", "str", "", "PLANID of the file", card="file_plan")
+    monkeypatch.setattr(LamostLowResolution, "columns", (*LamostLowResolution.columns, column))
+    monkeypatch.setattr(LamostLowResolution, "reader_version", LamostLowResolution.reader_version + 1)
+    run = load(built)
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as inside:
+        result = build(run, client=inside)
+    assert result.ingested == 4
+    store = open_store(run.directory.spectra)
+    assert store.attrs["reader_version"] == LamostLowResolution.reader_version
+    assert read_rows(store, ["file_plan"], 0, 1)["file_plan"][0] == ""

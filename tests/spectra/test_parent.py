@@ -213,6 +213,18 @@ def test_survey_nulls_become_missing_values(tmp_path):
     assert np.isnan(values["z"]).all()
 
 
+def test_identifiers_padded_with_zeros_stay_what_they_are(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("obsid,star,field,night,filename\n1,7,1,12,a\n2,007,02,0,b\n3,7,3,,c\n")
+    summary, parent = imported(path, key="star", extra_columns=("field", "night"))
+    values = read_parent_columns(parent, ["star", "field", "night", "duplicate_of"], 0, 3)
+    assert values["star"].tolist() == ["7", "007", "7"]
+    assert values["field"].tolist() == ["1", "02", "3"]
+    assert values["night"].tolist() == [12, 0, -9999]
+    assert values["duplicate_of"].tolist() == [-1, -1, 0]
+    assert summary.n_duplicates == 1
+
+
 def test_duplicates_point_to_the_first_row_over_row_groups(tmp_path):
     table = rows(300)
     table[250]["obsid"] = table[3]["obsid"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from catalogue.surveys.lamost import LamostLowResolution
 from tests.factories.ingested import CHUNK, SURVEY, Ingested, run
@@ -82,6 +84,12 @@ def test_nothing_is_taken_from_another_reader_version_or_an_unfinished_unit(
     copied = run(survey, ingested.root, tmp_path / "b", reuse=ingested)
     assert sum(summary.n_reused for summary in copied.summaries) == 0
     assert copied.digests == ingested.digests
+    monkeypatch.undo()
+    shutil.copytree(ingested.store, tmp_path / "older.zarr")
+    shutil.rmtree(tmp_path / "older.zarr" / "feh")
+    zarr.consolidate_metadata(tmp_path / "older.zarr")
+    copied = run(survey, ingested.root, tmp_path / "c", reuse=replace(ingested, store=tmp_path / "older.zarr"))
+    assert sum(summary.n_reused for summary in copied.summaries) == 0
 
 
 def test_a_large_chunk_with_few_wanted_rows_is_not_decoded(survey, ingested, tmp_path, opened, monkeypatch):
