@@ -59,11 +59,25 @@ def compare(first: str | Path, second: str | Path, key: str | None = None) -> Di
 
 @dataclass(frozen=True)
 class _Quantity:
-    """Columns of one quantity: value and error in both tables."""
+    """Columns of one quantity: value and error in both tables, and the second table's unit in that of the first."""
 
     tally: QuantityTally
     value: str
     error: str | None
+    factor: float
+
+
+def _unit_factor(first: str, second: str) -> float | None:
+    """Size of the second unit in the first; 1 if one is not stated, None if they are of different kinds."""
+    if not (first and second) or first == second:
+        return 1.0
+    from astropy.units import Unit, UnitConversionError
+
+    units = [Unit(text, parse_strict="silent") for text in (first, second)]
+    try:
+        return float(units[1].to(units[0]))
+    except (UnitConversionError, TypeError):
+        return None
 
 
 class _Tallies:
@@ -87,7 +101,9 @@ class _Tallies:
         if {first.columns[value].dtype.kind, second.columns[self.pairs[value]].dtype.kind} - set("iuf"):
             return None
         error = error if error in self.columns else None
-        return _Quantity(QuantityTally(value, first.columns[value].unit), value, error)
+        unit = first.columns[value].unit
+        factor = _unit_factor(unit, second.columns[self.pairs[value]].unit)
+        return None if factor is None else _Quantity(QuantityTally(value, unit), value, error, factor)
 
     def add(
         self,
@@ -105,10 +121,10 @@ class _Tallies:
         for quantity in self.quantities:
             first, second = (
                 (
-                    part[names.get(quantity.value, quantity.value)],
-                    None if quantity.error is None else part[names.get(quantity.error, quantity.error)],
+                    part[names.get(quantity.value, quantity.value)] * factor,
+                    None if quantity.error is None else part[names.get(quantity.error, quantity.error)] * factor,
                 )
-                for part, names in ((before, {}), (after, self.pairs))
+                for part, names, factor in ((before, {}, 1.0), (after, self.pairs, quantity.factor))
             )
             quantity.tally.add(first, second, keys, rows, others)
 

@@ -63,8 +63,8 @@ class Difference:
 
     @property
     def identical(self) -> bool:
-        """Whether both have the same columns, rows and values."""
-        return self.schema.same and not (self.columns or self.only_first or self.only_second)
+        """Whether both have the same columns, and the same values in every row."""
+        return self.how == "row" and self.schema.same and not (self.columns or self.only_first or self.only_second)
 
     def json(self) -> str:
         """Everything as JSON."""
@@ -89,6 +89,8 @@ class Difference:
         assert self.key is not None
         name = self.key[0] if self.key[0] == self.key[1] else " = ".join(self.key)
         repeated = f"; {self.repeated:,} repeated keys, paired in their order" if self.repeated else ""
+        if not (self.only_first or self.only_second):
+            repeated += "; the second has the rows of the first in another order"
         return (
             f"joined by {name}: {self.matched:,} rows compared, {self.only_first:,} in the first alone, "
             f"{self.only_second:,} in the second alone{repeated}"

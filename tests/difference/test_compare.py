@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas
 import pytest
+from astropy.table import Table
 
 from catalogue.difference import compare
 from catalogue.difference.page import write_page
@@ -109,6 +110,36 @@ def test_other_orders_are_joined_by_key(written, columns, tmp_path):
     back = compare(tmp_path / "b.parquet", written["parquet"])
     assert (back.matched, back.only_first, back.only_second) == (350 - nameless, nameless, 50 + nameless)
     assert "joined by obsid" in found.text()
+
+
+def test_the_same_rows_in_another_order_are_not_identical(tmp_path):
+    pandas.DataFrame({"uid": [1, 2, 3], "v": [1.0, 2.0, 3.0]}).to_parquet(tmp_path / "a.parquet")
+    pandas.DataFrame({"uid": [1, 3, 2], "v": [1.0, 3.0, 2.0]}).to_parquet(tmp_path / "b.parquet")
+    found = compare(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    assert found.columns == ()
+    assert not found.identical
+    assert "in another order" in found.text()
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("Myr", 1e3), ("yr", 1e9), ("Gyr", 1.0)])
+def test_movement_in_another_unit_is_given_in_that_of_the_first(tmp_path, unit, factor):
+    age, error = np.array([1.0, 5.0, 9.0]), np.array([0.1, 0.5, 1.0])
+    for name, values, scale, unit_of in (("a", age, 1.0, "Gyr"), ("b", age + error, factor, unit)):
+        table = Table({"uid": [1, 2, 3], "Age": values * scale, "Age_Error": error * scale})
+        table["Age"].unit = table["Age_Error"].unit = unit_of
+        table.write(tmp_path / f"{name}.fits")
+    found = compare(tmp_path / "a.fits", tmp_path / "b.fits").quantities[0]
+    assert (found.unit, found.with_sigma) == ("Gyr", 3)
+    assert found.mean == pytest.approx(error.mean())
+    assert found.sigma_mean == pytest.approx(1 / np.sqrt(2))
+
+
+def test_quantities_of_different_kinds_are_not_subtracted(tmp_path):
+    for name, unit in (("a", "Gyr"), ("b", "solMass")):
+        table = Table({"uid": [1, 2], "Age": [1.0, 2.0]})
+        table["Age"].unit = unit
+        table.write(tmp_path / f"{name}.fits")
+    assert compare(tmp_path / "a.fits", tmp_path / "b.fits").quantities == ()
 
 
 def test_somebody_elses_catalogue_is_joined_and_its_names_matched(written, columns, tmp_path):
