@@ -17,7 +17,7 @@ from catalogue.writers.base import Writer, publish
 
 
 class ParquetWriter(Writer):
-    """One Parquet file; missing values are nulls."""
+    """One Parquet file; missing floats are nulls, missing integers the value that the field's metadata states."""
 
     format = "parquet"
     suffix = ".parquet"

@@ -123,6 +123,8 @@ def test_applicability(changes, applicable):
         ({"starflag": 1 << 9}, {"STARFLAG_SET"}),
         ({"starflag": 1 << 4}, {"STARFLAG_SET", "STARFLAG_REJECTED"}),
         ({"aspcapflag": 1 << 40}, {"ASPCAPFLAG_SET"}),
+        ({"aspcapflag": -(1 << 31)}, {"ASPCAPFLAG_SET"}),  # NO_ASPCAP_RESULT in the 32 bits of DR16
+        ({"aspcapflag": -9999}, set()),
         ({"logg": 2.52}, {"NEAR_EDGE"}),
         ({"logg": 2.2}, {"NO_AGE"}),
         ({"logg": 1.2}, {"NO_AGE", "NO_LATENT"}),
@@ -172,6 +174,8 @@ def test_age_mass_has_the_columns_of_the_catalogue():
         ({"network__mass": 0.09}, True, False, {"MASS_OUT_OF_RANGE", "MASS_ERROR_LARGE"}),
         ({"network__mass": 20.1}, True, False, {"MASS_OUT_OF_RANGE"}),
         ({"aspcapflag": 1 << 41}, True, True, {"ASPCAPFLAG_SET"}),
+        ({"aspcapflag": -(1 << 31)}, True, True, {"ASPCAPFLAG_SET"}),
+        ({"aspcapflag": -9999}, True, True, set()),
         ({"network__bad_fraction": 0.5}, True, True, {"MANY_BAD_PIXELS"}),
         ({"logg": 4.5}, True, True, {"OUTSIDE_DOMAIN"}),
     ],

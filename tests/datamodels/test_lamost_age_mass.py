@@ -86,6 +86,8 @@ def test_duplicates_have_values_and_a_warning():
         ({"snrg": 20.0}, set()),
         ({"z": np.nan}, set()),
         ({"z": np.nan, "file_z": np.nan}, {"NO_REDSHIFT"}),
+        ({"z": -999.0}, set()),
+        ({"z": -999.0, "file_z": np.inf}, {"NO_REDSHIFT"}),
         ({"teff": 5501}, {"OUTSIDE_TEFF"}),
         ({"teff": 5500}, set()),
         ({"teff": np.nan}, {"OUTSIDE_TEFF"}),
