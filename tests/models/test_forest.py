@@ -8,7 +8,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 import catalogue.models.forest as forest_module
 from catalogue.models.forest import Forest
-from catalogue.models.latent_forest import MAD_TO_SIGMA, AgeForest, ForestSettings
+from catalogue.models.latent_forest import MAD_TO_SIGMA, AgeForest, ForestSettings, _residual_model
 from tests.factories.apogee import age_training_set, tiny_age_forest
 
 
@@ -142,6 +142,22 @@ def test_weights_follow_the_errors():
     square, single = (AgeForest.train(features, error, log_age, sigma, s, 0).forest.value for s in settings)
     roots = tiny_age_forest().forest.roots[:1]
     assert square[roots[0]] < single[roots[0]]
+
+
+def test_the_bias_model_adds_what_the_trees_lack():
+    """Residuals are label minus prediction; stars with large errors or spread weigh little."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 2))
+    trees = np.tile(rng.normal(size=200), (10, 1))
+    label = trees[0] + 0.5 + features @ [2.0, -1.0]
+    intercept, slope = _residual_model(features, label, np.full(200, 0.1), trees)
+    assert intercept == pytest.approx(0.5)
+    assert slope == pytest.approx([2.0, -1.0])
+    label[:100] += 7.0
+    error = np.where(np.arange(200) < 100, 1e3, 0.1)
+    assert _residual_model(features, label, error, trees)[0] == pytest.approx(0.5, abs=1e-3)
+    trees[:, :100] += np.where(np.arange(10) % 2, 1e3, -1e3)[:, None]
+    assert _residual_model(features, label, np.full(200, 0.1), trees)[0] == pytest.approx(0.5, abs=1e-2)
 
 
 def test_the_seed_decides_the_forest():

@@ -183,6 +183,42 @@ def test_calibration_scales_the_errors_and_not_the_values(model, stars, tmp_path
     np.testing.assert_allclose(found["log_age"], base["log_age"], rtol=1e-4)
 
 
+def test_columns_are_those_of_the_passes_written_out(model, tmp_path):
+    """Every formula from raw outputs to columns once more, in numpy, percentiles by random draws."""
+    factors = {"model": [1.5, 0.5], "data": [0.8, 1.2]}
+    engine = rebundled(model, tmp_path / "a", calibration=factors)._engine(CPU)
+    scale, offset = engine.scale.numpy(), engine.offset.numpy()
+    rng = np.random.default_rng(3)
+    passes, rows = 30, 4
+    raw = rng.normal(0, 0.3, (passes, rows, 5)) - [0, 0, 0.5, 1.0, 0.4]
+    columns = dict(zip(NAMES, engine._summarise(torch.from_numpy(raw)), strict=False))
+    logs = offset + scale * raw[..., :2]
+    logs = logs.mean(axis=0) + (logs - logs.mean(axis=0)) * factors["model"]
+    factor = np.zeros((passes, rows, 2, 2))  # of Cholesky, in the network's units
+    factor[..., 0, 0], factor[..., 1, 1], factor[..., 1, 0] = np.exp(raw[..., 2]), np.exp(raw[..., 3]), raw[..., 4]
+    unit = scale * factors["data"]
+    covariance = factor @ factor.swapaxes(-1, -2) * unit[:, None] * unit
+    for i, label in enumerate(("age", "mass")):
+        values = 10 ** logs[..., i]
+        sigma = np.sqrt(covariance[..., i, i])
+        model_error = values.std(axis=0)
+        data_error = np.sqrt(np.mean((np.log(10) * values * sigma) ** 2, axis=0))
+        assert columns[label].numpy() == pytest.approx(values.mean(axis=0))
+        assert columns[f"{label}_model_error"].numpy() == pytest.approx(model_error)
+        assert columns[f"{label}_data_error"].numpy() == pytest.approx(data_error)
+        assert columns[f"{label}_error"].numpy() == pytest.approx(np.sqrt(model_error**2 + data_error**2))
+        draws = (logs[..., i] + sigma * rng.standard_normal((20000, passes, rows))).reshape(-1, rows)
+        for level in (16, 50, 84):
+            expected = 10 ** np.percentile(draws, level, axis=0)
+            assert columns[f"{label}_p{level}"].numpy() == pytest.approx(expected, rel=0.01)
+    deviation = logs - logs.mean(axis=0)
+    total = np.einsum("tri,trj->rij", deviation, deviation) / passes + covariance.mean(axis=0)
+    assert columns["log_age"].numpy() == pytest.approx(logs[..., 0].mean(axis=0))
+    assert columns["log_age_error"].numpy() == pytest.approx(np.sqrt(total[:, 0, 0]))
+    expected = total[:, 0, 1] / np.sqrt(total[:, 0, 0] * total[:, 1, 1])
+    assert columns["age_mass_correlation"].numpy() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("covariance", "softmax"), [("none", "plain"), ("diagonal", "enhanced")])
 def test_other_architectures_predict(tmp_path, stars, covariance, softmax):
     model = load_model(tiny_spt_bundle(tmp_path / "b", covariance=covariance, softmax=softmax).path)
