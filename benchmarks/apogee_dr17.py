@@ -28,12 +28,13 @@ SELECTED = 308_119 / 733_901
 SELECT = "1.5 < LOGG < 3.6 and SNREV > 30"
 BLOCK_ROWS = 20_000
 SPECTRA_BLOCK = 256
+STRETCH_ROWS = 4096
 MIB = 1 << 20
 
 
 def table_type() -> np.dtype:
     """A row of allStar: the survey's columns, and single-precision ones up to two hundred."""
-    kinds = {"str": "S30", "float32": ">f4", "float64": ">f8", "int32": ">i4", "int64": ">i8"}
+    kinds = {"str": "S40", "float32": ">f4", "float64": ">f8", "int32": ">i4", "int64": ">i8"}
     fields = [(column.name.upper(), kinds[column.dtype]) for column in Apogee.columns if column.aliases]
     return np.dtype(fields + [(f"OTHER_{n}", ">f4") for n in range(200 - len(fields))])
 
@@ -43,9 +44,11 @@ def make(directory: Path, pixels: Path, rows: int, spectra: int) -> None:
     root.mkdir(parents=True, exist_ok=True)
     stars = draw_population(spectra, np.random.default_rng(1))
     selected = np.random.default_rng(2).random(rows) < SELECTED
-    with_file = np.flatnonzero(selected)[:: max(1, int(selected.sum() / spectra))][:spectra]
+    # whole stretches of the table have their spectra, others none: dense as in a complete release
+    every = max(1, int(selected.sum() / spectra))
+    with_file = np.flatnonzero(selected & (np.arange(rows) // STRETCH_ROWS % every == 0))[:spectra]
     if len(with_file) < spectra:
-        raise SystemExit(f"{rows} rows have {len(with_file)} selected ones, fewer than {spectra} spectra")
+        raise SystemExit(f"{rows} rows have {len(with_file)} selected ones in every {every}th stretch, not {spectra}")
     write_all_star(directory / "allStar.fits", rows, selected, with_file, stars)
     with np.load(pixels) as statistics:
         mean, spread = (statistics[name].astype(float) for name in ("mean", "std"))
@@ -165,12 +168,12 @@ def measure(directory: Path) -> None:
     }
     marks |= {f"{path.stem} written": [path] for path in sorted(run.glob("records/merge/*.json"))}
     earlier = 0.0
-    for name, paths in marks.items():
-        done = max(path.stat().st_mtime for path in paths) - began
+    finished = {name: max(path.stat().st_mtime for path in paths) - began for name, paths in marks.items()}
+    for name, done in sorted(finished.items(), key=lambda item: item[1]):
         inside = [(own, other) for moment, own, other in memory.series if earlier <= moment <= done] or [(0, 0)]
         driver, worker = (max(values) / MIB for values in zip(*inside, strict=True))
         print(
-            f"{name:40s} after {done:6.1f} s; {len(paths):4d} records; "
+            f"{name:40s} after {done:6.1f} s; {len(marks[name]):4d} records; "
             f"peak MiB: driver {driver:.0f}, worker {worker:.0f}"
         )
         earlier = done

@@ -390,13 +390,18 @@ def models_import_astronn(
     directory: Annotated[Path, typer.Argument(help="astroNN model directory")],
     out: Annotated[Path, typer.Argument(help="directory of the new bundle")],
     continuum_pixels: Annotated[Path | None, typer.Option(help="continuum pixels, one number a line")] = None,
+    labels: Annotated[str | None, typer.Option(help="the network's labels in their order, as age,mass")] = None,
+    age_linear: Annotated[
+        tuple[float, float] | None, typer.Option(help="intercept and slope of the linear correction of ages")
+    ] = None,
 ) -> None:
     """Turn an astroNN model directory (ApogeeBCNN, ApokascEncoderDecoder) into a bundle."""
     from catalogue.models import BundleError
     from catalogue.models.keras_import import import_astronn
 
     try:
-        bundle = import_astronn(directory, out, continuum_pixels=continuum_pixels)
+        names = labels.split(",") if labels else None
+        bundle = import_astronn(directory, out, continuum_pixels=continuum_pixels, labels=names, age_linear=age_linear)
     except BundleError as error:
         _refuse(error)
     console.print(f"{out}: {bundle.description.name}, kind {bundle.kind}, digest {bundle.digest}", highlight=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -15,41 +13,10 @@ from catalogue.models.bundle import BundleError
 from catalogue.models.keras_import import import_astronn, read_keras_layers
 from catalogue.models.latent_age import LatentAge
 from tests.factories.apogee import spectra_batch
+from tests.factories.keras_models import BCNN, LATENT, keras_bcnn, keras_latent, write_directory
 
 h5py = pytest.importorskip("h5py", reason="the keras extra is not installed")
 
-BCNN = {
-    "id": "ApogeeBCNN",
-    "activation": "relu",
-    "last_layer_activation": "softplus",
-    "filternum": [2, 4],
-    "filterlen": 8,
-    "pool_length": 4,
-    "hidden": [10, 6],
-    "dropout_rate": 0.3,
-    "input_norm_mode": 3,
-    "labels_norm_mode": 4,
-    "input_mean": {"input": [0.95] * 7514},
-    "input_std": {"input": [1.0] * 7514},
-    "labels_mean": {"output": [0.0, 0.0], "variance_output": [0.0, 0.0]},
-    "labels_std": {"output": [3.0, 0.5], "variance_output": [3.0, 0.5]},
-    "targetname": ["age", "mass"],
-}
-LATENT = {
-    "id": "ApokascEncoderDecoder",
-    "activation": "relu",
-    "filternum": [32, 64, 16, 16],
-    "filterlen": [8, 32],
-    "hidden": [16, 16],
-    "dropout_rate": 0.0,
-    "latent": 5,
-    "input_norm_mode": 2,
-    "labels_norm_mode": 0,
-    "input_mean": {"input": [0.95] * 7514},
-    "input_std": {"input": [0.05] * 7514},
-    "labels_mean": {"output": [0.0]},
-    "labels_std": {"output": [1.0]},
-}
 BCNN_SHAPES = [
     ("conv1d_7", (8, 1, 2)),
     ("conv1d_8", (8, 2, 4)),
@@ -58,12 +25,6 @@ BCNN_SHAPES = [
     ("variance_output", (6, 2)),
     ("output", (6, 2)),
 ]
-
-
-def write_directory(path, parameters):
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "astroNN_model_parameter.json").write_text(json.dumps(parameters))
-    return path
 
 
 def random_layers(shapes, seed=0):
@@ -172,48 +133,9 @@ def test_damaged_directories_are_refused(tmp_path):
 # Against Keras itself --------------------------------------------------------------------------------------------
 
 
-def keras_bcnn(keras, always_drop):
-    layers = keras.layers
-    start = {"kernel_initializer": keras.initializers.RandomNormal(0, 0.2, seed=1), "bias_initializer": "ones"}
-    inputs = layers.Input((7514, 1), name="input")
-    x = layers.Conv1D(2, 8, padding="same", activation="relu", **start)(inputs)
-    x = layers.Dropout(0.3)(x, training=always_drop)
-    x = layers.Conv1D(4, 8, padding="same", activation="relu", **start)(x)
-    x = layers.Flatten()(layers.MaxPooling1D(4)(x))
-    x = layers.Dropout(0.3)(x, training=always_drop)
-    small = {"kernel_initializer": keras.initializers.RandomNormal(0, 0.01, seed=2)}
-    x = layers.Dense(10, activation="relu", **small)(x)
-    x = layers.Dropout(0.3)(x, training=always_drop)
-    x = layers.Dense(6, activation="relu", **start)(x)
-    output = layers.Dense(2, activation="softplus", name="output", **small)(x)
-    variance = layers.Dense(2, name="variance_output", **small)(x)
-    return keras.Model(inputs, [output, variance])
-
-
-def keras_latent(keras):
-    layers = keras.layers
-    inputs = layers.Input((7514, 1), name="input")
-    x = layers.Conv1D(32, 8, strides=2, padding="same", activation="relu")(inputs)
-    x = layers.Conv1D(64, 8, strides=2, padding="same", activation="relu")(x)
-    x = layers.Flatten()(layers.MaxPooling1D(2)(x))
-    x = layers.Dense(16, activation="tanh")(x)
-    mean, log_variance = layers.Dense(5, name="z_mean")(x), layers.Dense(5, name="z_log_var")(x)
-    encoder = keras.Model(inputs, [mean, log_variance])
-    latent = layers.Input((5,))
-    x = layers.Reshape((523, 16))(layers.Dense(523 * 16, activation="relu")(latent))
-    x = layers.Conv1DTranspose(16, 32, strides=2, padding="same", activation="relu")(x)
-    x = layers.Conv1DTranspose(16, 32, strides=2, padding="same", activation="relu")(x)
-    decoder = keras.Model(latent, layers.Conv1DTranspose(1, 32, padding="same")(x))
-    whole = keras.Model(inputs, [decoder(encoder(inputs)[0]), encoder(inputs)[1]])
-    for weight in whole.weights:
-        if weight.ndim == 1:
-            weight.assign(np.random.default_rng(0).normal(0, 0.1, weight.shape))
-    return whole, encoder, decoder
-
-
 @pytest.fixture(scope="module")
 def keras():
-    return pytest.importorskip("keras", reason="Keras is not installed")
+    return pytest.importorskip("keras", reason="Keras is not installed: see tests/factories/keras_models.py")
 
 
 @pytest.mark.parametrize("file", ["model_weights.h5", "model.weights.h5"])
