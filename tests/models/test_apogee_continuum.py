@@ -187,3 +187,14 @@ def test_too_few_continuum_pixels_are_refused():
 
 def test_cut_gaps_takes_the_three_detectors():
     assert cut_gaps(np.arange(8575))[[0, 3027, 3028, 5523]].tolist() == [246, 3273, 3585, 6344]
+
+
+@pytest.mark.parametrize("bit", range(17))
+def test_pixels_with_the_published_bits_become_one_and_the_others_stay(pixels, bit):
+    """BADPIX to NOSKY and SIG_SKYLINE, as the DR17 catalogues; not persistence, tellurics or the aspcap bits."""
+    flux = np.full((1, 8575), 80.0, np.float32)
+    flux[0, 1000] = 40.0
+    mask = np.zeros(flux.shape, np.uint32)
+    mask[0, 1000] = 1 << bit
+    found = ApogeeContinuum(pixels & (np.arange(N_PIXELS) != 1000 - 246))(flux, np.ones_like(flux), mask)
+    assert float(found[0, 1000 - 246]) == pytest.approx(1.0 if bit in (0, 1, 2, 3, 4, 5, 6, 7, 12) else 0.5)

@@ -46,7 +46,9 @@ def test_arrays_and_settings_restore_the_inputs(inputs, stars):
     restored = ComponentInputs.from_arrays(inputs.settings(), inputs.arrays())
     one, other = inputs.prepare(stars), restored.prepare(stars)
     assert torch.equal(one.pixels, other.pixels)
-    assert torch.equal(inputs.features(one.pixels, one.good, one.noise), restored.features(other.pixels, other.good, other.noise))
+    assert torch.equal(
+        inputs.features(one.pixels, one.good, one.noise), restored.features(other.pixels, other.good, other.noise)
+    )
     with pytest.raises(ValueError, match=r"expected shape \(7, "):
         ComponentInputs.from_arrays({**inputs.settings(), "n_components": 7}, inputs.arrays())
     with pytest.raises(KeyError, match=r"inputs\.mean"):
@@ -67,7 +69,9 @@ def test_masked_pixels_are_filled_from_the_components_not_from_the_mean(inputs, 
 
 def test_one_training_spectrum_in_a_hundred_exceeds_the_references(inputs, stars):
     prepared = inputs.prepare(stars)
-    residual, distance = inputs.residual_and_distance(prepared, inputs.features(prepared.pixels, prepared.good, prepared.noise))
+    residual, distance = inputs.residual_and_distance(
+        prepared, inputs.features(prepared.pixels, prepared.good, prepared.noise)
+    )
     for values, reference in zip((residual, distance), inputs.learnt.references, strict=True):
         assert 0.97 < float((values <= reference).float().mean()) < 1
         assert float(values.median()) == pytest.approx(1.0, abs=0.35)
@@ -115,3 +119,20 @@ def test_both_units_of_pixels_are_offered(stars):
     assert float(prepared.pixels.square().mean()) == pytest.approx(1.0, abs=0.1)
     noise = fit_components(SETTINGS, stars, 0).prepare(stars)
     assert float(noise.noise[noise.good].median()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_distances_are_mean_squares_in_units_of_noise_and_spread(inputs, stars):
+    prepared = inputs.prepare(stars)
+    features = inputs.features(prepared.pixels, prepared.good, prepared.noise)
+    learnt = inputs.learnt
+    noise, good = prepared.noise.double(), prepared.good
+    deviation = prepared.pixels - (features * learnt.component_scale) @ learnt.components
+    sigma = (deviation / (noise**2 + learnt.residual_variance).sqrt()).clamp(-5, 5)
+    residual = torch.stack([row[kept].square().mean() for row, kept in zip(sigma, good, strict=True)])
+    share = (noise**2 @ learnt.components.double().square().T) / learnt.component_scale**2
+    distance = (features**2 / (share + learnt.signal_variance)).mean(dim=1)
+    found = inputs.residual_and_distance(prepared, features)
+    torch.testing.assert_close(found[0].double(), residual.double(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(found[1].double(), distance.double(), rtol=1e-3, atol=0)
+    larger = torch.maximum(residual / learnt.references[0], distance / learnt.references[1])
+    torch.testing.assert_close(inputs.novelty(prepared, features).double(), larger.double(), rtol=1e-3, atol=0)
