@@ -297,8 +297,8 @@ class Trainable(ABC):
     """What a model offers so that it can be trained. Mixed into its :class:`Model` class.
 
     Training calls, in this order: :meth:`fit_inputs`, :meth:`fit_labels`, :meth:`network`, then for every step
-    :meth:`loss` of ``network(inputs.features(pixels, good, noise))``, then :meth:`to_bundle`, :meth:`complete` with that
-    bundle, and :meth:`to_bundle` again with what it gave.
+    :meth:`loss` of ``network(inputs.features(pixels, good, noise))``, then :meth:`to_bundle`, :meth:`complete` with
+    that bundle, and :meth:`to_bundle` again with what it gave.
 
     Attributes
     ----------

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from catalogue.spectra.primitives import FlagBit, PixelGrid, RowColumn, RowStatus, Spectrum, SpectrumError
 from catalogue.surveys.apogee_files import UnusualLayoutError, read_by_offset, read_with_astropy
 from catalogue.surveys.base import Survey
@@ -81,11 +79,6 @@ _COLUMNS: tuple[RowColumn, ...] = (
 )
 
 
-_NULL_VALUES: tuple[float, ...] = (-9999.0, -9999.99, -999.99, -99.9990005493)
-_NULL_VALUES += tuple(float(np.float32(value)) for value in _NULL_VALUES)
-"""What allStar tables up to DR16 write for an unknown number, the last for coordinates; DR17 has NaN."""
-
-
 class Apogee(Survey):
     """SDSS APOGEE and APOGEE-2, data releases 13 to 17."""
 
@@ -95,13 +88,12 @@ class Apogee(Survey):
     mask_dtype: ClassVar[str] = "uint32"
     mask_bits: ClassVar[tuple[FlagBit, ...]] = tuple(FlagBit(*bit) for bit in _PIXEL_MASK)
     flux_unit: ClassVar[str] = "1e-17 erg s-1 cm-2 Angstrom-1"
-    null_values: ClassVar[tuple[float, ...]] = _NULL_VALUES
     default_key: ClassVar[str] = "apogee_id"
     key_is_unique: ClassVar[bool] = False
     default_path: ClassVar[str] = "{telescope}/{field}/{file}"
     columns: ClassVar[tuple[RowColumn, ...]] = _COLUMNS
     # As allStar tables write them up to DR16; DR17 has NaN.
-    null_values: ClassVar[tuple[float, ...]] = (-9999.0, -9999.99, -999.99)
+    null_values: ClassVar[tuple[float, ...]] = (-9999.0, -9999.99, -999.99, -99.9990005493)
     reader_version: ClassVar[int] = 1
 
     def read(self, path: Path) -> Spectrum:
