@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +20,35 @@ from tests.factories.lamost import write_survey
 
 
 def write_run(directory: Path, rows: int = 150, *, missing: float = 0.2, damaged: float = 0.05, **changes: Any) -> Path:
-    """Write survey, bundle and configuration; ``changes`` replace top-level keys of the configuration."""
-    directory.mkdir(parents=True, exist_ok=True)
-    parent = write_survey(directory / "survey", rows, missing=missing, damaged=damaged)
-    tiny_spt_bundle(directory / "bundle")
+    """Write survey, bundle and configuration; ``changes`` replace top-level keys of the configuration.
+
+    Without a report page, which takes longer than all the rest of so small a run.
+    """
+    shutil.copytree(_survey_and_bundle(rows, missing, damaged), directory, dirs_exist_ok=True)
+    parent = directory / "survey" / "parent.csv"
     content = {
         "survey": "lamost-lrs",
         "parent": {"path": str(parent), "key": "obsid"},
         "spectra": {"root": str(parent.parent / "spectra"), "path": "{filename}", "chunk_rows": 64},
         "model": str(directory / "bundle"),
         "product": "lamost_age_mass",
-        "output": {"directory": str(directory / "run"), "formats": ["fits", "csv", "parquet", "zarr"]},
+        "output": {"directory": str(directory / "run"), "formats": ["fits", "csv", "parquet", "zarr"], "report": False},
         "inference": {"passes": 8, "device": "cpu"},
     }
     content.update(changes)
     path = directory / "run.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+@functools.cache
+def _survey_and_bundle(rows: int, missing: float, damaged: float) -> Path:
+    """Survey and bundle, made once per process; every run gets a copy of its own."""
+    directory = Path(tempfile.mkdtemp(prefix="catalogue-tests-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    write_survey(directory / "survey", rows, missing=missing, damaged=damaged)
+    tiny_spt_bundle(directory / "bundle")
+    return directory
 
 
 def load(path: Path, *overrides: str) -> Run:

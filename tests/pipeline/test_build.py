@@ -83,7 +83,7 @@ def test_a_second_build_does_nothing(tmp_path, client):
 
 @pytest.mark.parametrize("rows", [0, 1, 64, 65])
 def test_awkward_numbers_of_rows(tmp_path, client, rows):
-    run = load(write_run(tmp_path, rows=rows, missing=0.0, damaged=0.0))
+    run = load(write_run(tmp_path, rows=rows, missing=0.0, damaged=0.0), "output.report=true")
     build(run, client=client)
     assert len(catalogue_of(run)) == rows
     for name in ("lamost_age_mass.csv.gz", "lamost_age_mass.parquet", "lamost_age_mass.zarr", "report.html"):
