@@ -34,7 +34,7 @@ def build_in_process(configuration, *arguments, faults=None, wait=True):
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if not wait:
         return process
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
@@ -229,11 +229,12 @@ def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(undisturbed, tmp_pa
     faults = write_fault_plan(tmp_path / "faults.json", {"point": "infer/1/before", "action": "hang", "times": 1})
     directory = f"output.directory={tmp_path / 'run'}"
     process = build_in_process(configuration, "--set", directory, faults=faults, wait=False)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not times_passed(faults, 0) and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert times_passed(faults, 0) == 1
     process.send_signal(signal_number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 130, output
     assert "run the same command again" in output
     assert not (tmp_path / "run" / "run.lock").exists()
