@@ -103,7 +103,7 @@ def script(body: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(body)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def begin(tmp_path: Path) -> subprocess.Popen[str]:
 def test_an_order_to_stop_that_all_processes_get_lets_the_tasks_finish(tmp_path, order):
     driver = begin(tmp_path)
     os.killpg(driver.pid, order)
-    out, err = driver.communicate(timeout=60)
+    out, err = driver.communicate(timeout=600)
     counts = faulty.all_executions(tmp_path)
     stopped, done, repeated = out.split()
     assert (stopped, repeated, err) == ("True", "0", "")
@@ -202,7 +202,7 @@ def test_workers_end_when_the_driver_is_killed(tmp_path):
     workers = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=600)
     assert alive == []
 
 

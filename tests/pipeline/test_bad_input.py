@@ -29,7 +29,7 @@ def parent_of(run) -> Table:
 
 def command(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "catalogue", *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "catalogue", *map(str, arguments)], capture_output=True, text=True, timeout=600
     )
 
 
