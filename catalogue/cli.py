@@ -17,9 +17,14 @@ from rich.table import Table
 from catalogue import __version__
 from catalogue.config import ConfigurationError, RunConfiguration, load_run_configuration
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-models_app = typer.Typer(no_args_is_help=True, help="Model bundles.")
-cluster_app = typer.Typer(no_args_is_help=True, help="Clusters.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Age-mass catalogues from survey spectra, one row for every row of the parent table.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="List, check and import model bundles.")
+cluster_app = typer.Typer(no_args_is_help=True, help="Look at what would be submitted to a cluster.")
 app.add_typer(models_app, name="models")
 app.add_typer(cluster_app, name="cluster")
 
