@@ -1,6 +1,6 @@
 """Three questions to a catalogue of ten million rows, side by side with other tools, each in its own process.
 
-    python benchmarks/query.py make DIRECTORY [ROWS]     generate the catalogue as Zarr, Parquet and FITS
+    python benchmarks/query.py make DIRECTORY [ROWS]     generate the catalogue as Zarr, Parquet (two orders) and FITS
     python benchmarks/query.py run DIRECTORY [REPEATS]   answer the questions and print a table
 
 Questions: a cone of one degree; good rows grouped by ten bins of metallicity, with the mean age of each; the nearest
@@ -36,8 +36,10 @@ def make(directory: Path, rows: int) -> None:
 
     directory.mkdir(parents=True, exist_ok=True)
     model = lamost_model()
-    formats = ("zarr", "parquet", "fits")
-    writers = [writer_for(name)(directory / f"cat.{name}", model, rows, PROVENANCE) for name in formats]
+    formats = ("zarr", "parquet", "fits", "parquet-healpix")
+    writers = [
+        writer_for(name)(directory / f"cat{writer_for(name).suffix}", model, rows, PROVENANCE) for name in formats
+    ]
     targets = []
     for start in range(0, rows, BLOCK):
         count = min(BLOCK, rows - start)
@@ -122,7 +124,8 @@ def duckdb_sql(path: Path, question: str, targets: dict) -> object:
     connection.register("stars", stars)
     # Bands of 1/100 degree turn the join into one of equal integers; neighbouring bands are joined as well.
     distance = _HAVERSINE.format(ra="c.ra", dec='c."dec"', r="s.ra", d='s."dec"')
-    query = f"""WITH c AS (SELECT ra, "dec", file_row_number AS row, floor("dec" * 100)::INT AS band
+    number = "row_number" if "healpix" in path.name else "file_row_number"
+    query = f"""WITH c AS (SELECT ra, "dec", {number} AS row, floor("dec" * 100)::INT AS band
             FROM read_parquet('{path}', file_row_number = true)),
         s AS (SELECT target, ra, "dec", unnest([floor("dec" * 100)::INT - 1, floor("dec" * 100)::INT,
             floor("dec" * 100)::INT + 1]) AS band FROM stars)
@@ -157,9 +160,12 @@ def pyarrow_dataset(path: Path, question: str, targets: dict) -> object:
 TOOLS = {
     "ours, Zarr": (ours, "cat.zarr"),
     "ours, Parquet": (ours, "cat.parquet"),
+    "ours, sorted Parquet": (ours, "cat.healpix.parquet"),
     "ours, FITS": (ours, "cat.fits"),
     "DuckDB, Parquet": (duckdb_sql, "cat.parquet"),
+    "DuckDB, sorted Parquet": (duckdb_sql, "cat.healpix.parquet"),
     "pyarrow, Parquet": (pyarrow_dataset, "cat.parquet"),
+    "pyarrow, sorted Parquet": (pyarrow_dataset, "cat.healpix.parquet"),
     "astropy Table, FITS": (astropy_table, "cat.fits"),
 }
 QUESTIONS = ("cone", "group", "xmatch")
@@ -191,7 +197,7 @@ def run(directory: Path, repeats: int) -> None:
                     continue
                 found.setdefault((tool, question), []).append(json.loads(process.stdout.splitlines()[-1]))
     _check(found, targets)
-    print(f"{'':22}" + "".join(f"{question:>22}" for question in QUESTIONS))
+    print(f"{'':24}" + "".join(f"{question:>22}" for question in QUESTIONS))
     for tool in TOOLS:
         cells = []
         for question in QUESTIONS:
@@ -201,7 +207,7 @@ def run(directory: Path, repeats: int) -> None:
                 continue
             seconds = statistics.median(result["seconds"] for result in results)
             cells.append(f"{seconds:10.2f} s {max(result['gigabytes'] for result in results):6.2f} GB")
-        print(f"{tool:22}" + "".join(f"{cell:>22}" for cell in cells))
+        print(f"{tool:24}" + "".join(f"{cell:>22}" for cell in cells))
 
 
 def _check(found: dict[tuple[str, str], list[dict]], targets: dict) -> None:

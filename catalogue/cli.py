@@ -108,7 +108,8 @@ def build(
         errors.print(f"{error}; run the same command again to go on", markup=False)
         raise typer.Exit(130) from None
     except OSError as error:
-        _refuse(f"{error.strerror}: {error.filename or run.directory.root}; nothing finished was lost", 1)
+        reason = error.strerror or f"{type(error).__name__} {error}"
+        _refuse(f"{reason}: {error.filename or run.directory.root}; nothing finished was lost", 1)
     if result.nothing_to_do:
         console.print(f"nothing to do: {result.rows:,} rows are up to date", highlight=False)
     _print_outputs(run, settings)
@@ -351,7 +352,10 @@ def evaluate(
 
 
 @app.command()
-def info(file: Annotated[Path, typer.Argument(help="a catalogue file of a run, or provenance.json")]) -> None:
+def info(
+    file: Annotated[Path, typer.Argument(help="a catalogue file of a run, or provenance.json")],
+    configuration: Annotated[bool, typer.Option("--configuration", help="print the configuration alone")] = False,
+) -> None:
     """Print what made a file, and the configuration that makes it again."""
     from catalogue.pipeline.provenance import ProvenanceError, read_provenance
 
@@ -360,6 +364,9 @@ def info(file: Annotated[Path, typer.Argument(help="a catalogue file of a run, o
     except ProvenanceError as error:
         _refuse(error)
     activity = document["activity"]["activity:build"]
+    if configuration:
+        typer.echo(activity["configuration"], nl=False)
+        return
     typer.echo(f"date: {activity['date']}")
     for name, facts in {**document["entity"], **document["agent"]}.items():
         typer.echo(f"{name}: {json.dumps(facts)}")

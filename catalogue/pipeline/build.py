@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -193,7 +193,9 @@ class _LazyCluster:
 
     def __exit__(self, *error: Any) -> None:
         if self._context is not None:
-            self._context.__exit__(*error)
+            # All results are on disk: workers too busy to answer when they are told to go spoil nothing.
+            with suppress(TimeoutError):
+                self._context.__exit__(*error)
             shutil.rmtree(self.run.directory.root / "scratch", ignore_errors=True)
 
     def get(self) -> Any:

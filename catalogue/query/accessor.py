@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from catalogue.datamodels.roles import find_role
 from catalogue.query.flags import FlagMeanings, flag_meanings
+from catalogue.query.pruning import rows_near
 from catalogue.query.selection import ROW, ROW_NUMBER, mask_of, row_blocks, select_rows, take_rows
 from catalogue.query.sky import Matcher, in_cone, merged, separation
 from catalogue.query.spectra import with_spectra
@@ -115,8 +116,9 @@ class CatalogueAccessor:
         if not (np.isfinite([centre_ra, centre_dec]).all() and 0 <= reach <= 180 and abs(centre_dec) <= 90):
             raise ValueError(f"expected a direction and a radius of 0 to 180 degrees, got {ra}, {dec}, {radius}")
         names = [self.column("ra"), self.column("dec")]
+        near = rows_near(self._dataset, (names[0], names[1]), centre_ra, centre_dec, reach)
         rows, angles = [np.empty(0, np.int64)], [np.empty(0)]
-        for start, (longitude, latitude) in row_blocks(self._dataset, names):
+        for start, (longitude, latitude) in row_blocks(self._dataset, names, near):
             found = np.flatnonzero(in_cone(longitude, latitude, centre_ra, centre_dec, reach))
             rows.append(start + found)
             angles.append(separation(longitude[found], latitude[found], centre_ra, centre_dec))

@@ -78,7 +78,7 @@ class CatalogueBackend(BackendEntrypoint):
                 dimensions,
                 indexing.LazilyIndexedArray(ColumnArray(table, name)),
                 column.cf_attributes(),
-                {"preferred_chunks": {"row": table.block_rows}},
+                {"preferred_chunks": {"row": table.block_sizes or table.block_rows}},
             )
         attributes = {key: value for key, value in table.attributes.items() if value != ""}
         return xarray.Dataset(variables, attrs={"Conventions": "CF-1.11", **attributes})

@@ -9,6 +9,7 @@ import xarray
 
 from catalogue.query.backend import CatalogueBackend
 from catalogue.query.formats import format_of
+from catalogue.query.pruning import remember_arrays
 from catalogue.query.selection import BLOCK_ROWS, ROW, ROW_NUMBER, row_numbers
 
 
@@ -48,4 +49,5 @@ def open(path: str | Path) -> xarray.Dataset:
         chunk = first.chunks[0][0] if first is not None and first.chunks and first.chunks[0] else BLOCK_ROWS
         dataset = dataset.assign_coords({ROW_NUMBER: row_numbers(dataset.sizes[ROW], chunk)})
     dataset.encoding["source"] = str(where)
+    remember_arrays(dataset)
     return dataset

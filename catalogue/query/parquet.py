@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from catalogue.query.table import BLOCK_ROWS, Table, TableColumn, TableError
+from catalogue.query.table import BLOCK_ROWS, Limits, Table, TableColumn, TableError
 
 
 class ParquetTable(Table):
@@ -36,11 +36,14 @@ class ParquetTable(Table):
             raise TableError(f"{path}: expected a Parquet file: {error}") from error
         schema = self._metadata.schema.to_arrow_schema()
         self.n_rows = self._metadata.num_rows
+        self._places = {self._metadata.schema.column(i).path: i for i in range(self._metadata.num_columns)}
         groups = [self._metadata.row_group(index).num_rows for index in range(self._metadata.num_row_groups)]
         self._first_rows = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         if groups:
             # Whole row groups, as many as make a block.
             self.block_rows = groups[0] * max(1, BLOCK_ROWS // max(groups[0], 1))
+            if any(rows != groups[0] for rows in groups[:-1]):
+                self.block_sizes = _joined(groups)
         facts = {key.decode(): value.decode("utf-8", "replace") for key, value in (schema.metadata or {}).items()}
         self.columns = {
             field.name: column for field in schema if (column := _column(field, facts, self._nullable(field.name)))
@@ -50,11 +53,22 @@ class ParquetTable(Table):
             if key not in ("flags", "statuses", "ARROW:schema", "pandas") and not key.startswith("table::")
         }  # fmt: skip
 
+    def limits(self, name: str) -> Limits | None:
+        """Limits of every row group, from the footer; see :meth:`Table.limits`."""
+        index = self._places.get(name)
+        if index is None:
+            return None
+        limits = []
+        for group in range(self._metadata.num_row_groups):
+            statistics = self._metadata.row_group(group).column(index).statistics
+            known = statistics is not None and statistics.has_min_max
+            limits.append((float(statistics.min), float(statistics.max)) if known else (np.nan, np.nan))
+        low, high = np.array(limits, float).reshape(-1, 2).T
+        return Limits(self._first_rows, low, high)
+
     def _nullable(self, name: str) -> bool:
         """Whether some row group says that it holds nulls, or does not say."""
-        index = next(
-            (i for i in range(self._metadata.num_columns) if self._metadata.schema.column(i).path == name), None
-        )
+        index = self._places.get(name)
         if index is None:
             return True
         for group in range(self._metadata.num_row_groups):
@@ -76,6 +90,17 @@ class ParquetTable(Table):
             raise TableError(f"{self.path}: rows {start} to {stop} cannot be read: {error}") from error
         table = table.slice(start - int(self._first_rows[first]), stop - start)
         return {name: to_numpy(table[name], self.columns[name]) for name in names}
+
+
+def _joined(groups: Sequence[int]) -> tuple[int, ...]:
+    """Rows of blocks of whole row groups, each of at most the usual number of rows where its groups allow."""
+    blocks = [groups[0]]
+    for rows in groups[1:]:
+        if blocks[-1] + rows <= BLOCK_ROWS:
+            blocks[-1] += rows
+        else:
+            blocks.append(rows)
+    return tuple(blocks)
 
 
 def _column(field: pa.Field, facts: dict[str, str], nullable: bool) -> TableColumn | None:

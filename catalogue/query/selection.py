@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dask.array as da
@@ -15,6 +16,8 @@ ROW = "row"
 ROW_NUMBER = "row_number"
 """Coordinate: the row of the catalogue file, which selections keep."""
 BLOCK_ROWS = 131072
+_GATHERED_ROWS = 1_000_000
+"""Most rows that are gathered before they are put into another order."""
 
 
 def row_numbers(rows: int, chunk: int) -> xarray.Variable:
@@ -23,14 +26,18 @@ def row_numbers(rows: int, chunk: int) -> xarray.Variable:
     return xarray.Variable((ROW,), numbers, {"long_name": "row of the catalogue, counted from 0"})
 
 
-def row_blocks(dataset: xarray.Dataset, names: list[str]) -> Iterator[tuple[int, list[NDArray[Any]]]]:
-    """Some columns block by block, in order, so that memory stays at a few blocks.
+def row_blocks(
+    dataset: xarray.Dataset, names: list[str], wanted: NDArray[np.int64] | None = None
+) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+    """Some columns block by block, in order, the next being read while one is worked on.
 
     Parameters
     ----------
     dataset : Dataset
     names : list of str
         Columns along :data:`ROW`.
+    wanted : ndarray of int64, shape (ranges, 2), optional
+        Blocks that none of these ranges of rows touches are left out.
 
     Yields
     ------
@@ -39,11 +46,21 @@ def row_blocks(dataset: xarray.Dataset, names: list[str]) -> Iterator[tuple[int,
     """
     rows = dataset.sizes[ROW]
     bounds = _bounds(dataset[names[0]], rows) if names else []
-    for start, stop in bounds:
-        part = dataset[names].isel({ROW: slice(start, stop)})
+    if wanted is not None:
+        bounds = [(start, stop) for start, stop in bounds if ((wanted[:, 0] < stop) & (wanted[:, 1] > start)).any()]
+    columns = dataset[names]
+
+    def load(bound: tuple[int, int]) -> list[NDArray[Any]]:
         # One computation for all columns: what they have in common is read once.
-        loaded = part.compute()
-        yield start, [np.asarray(loaded[name].values) for name in names]
+        loaded = columns.isel({ROW: slice(*bound)}).compute()
+        return [np.asarray(loaded[name].values) for name in names]
+
+    with ThreadPoolExecutor(1) as ahead:
+        pending = [ahead.submit(load, bound) for bound in bounds[:1]]
+        for number, (start, _) in enumerate(bounds):
+            values = pending.pop().result()
+            pending = [ahead.submit(load, bound) for bound in bounds[number + 1 : number + 2]]
+            yield start, values
 
 
 def _bounds(array: xarray.DataArray, rows: int) -> list[tuple[int, int]]:
@@ -129,9 +146,29 @@ def take_rows(dataset: xarray.Dataset, rows: NDArray[np.int64]) -> xarray.Datase
     selected = select_rows(dataset, mask)
     if np.array_equal(inverse, np.arange(len(distinct))):
         return selected
-    result = selected.isel({ROW: inverse})
+    result = _in_order(selected, inverse) if len(inverse) <= _GATHERED_ROWS else selected.isel({ROW: inverse})
     result.encoding = dict(dataset.encoding)
     return result
+
+
+def _in_order(dataset: xarray.Dataset, order: NDArray[np.int64]) -> xarray.Dataset:
+    """Few rows in another order: gathered in one piece, where ``isel`` would plan every piece for every variable."""
+    variables = {}
+    for name, variable in dataset.variables.items():
+        if ROW not in variable.dims or not isinstance(variable.data, da.Array):
+            variables[name] = variable.isel({ROW: order}) if ROW in variable.dims else variable
+            continue
+        axis = variable.dims.index(ROW)
+        whole = variable.data.rechunk({axis: -1})
+        sizes = tuple((len(order),) if number == axis else size for number, size in enumerate(whole.chunks))
+        picked = whole.map_blocks(_take, order, axis, chunks=sizes, dtype=whole.dtype, meta=whole._meta)
+        variables[name] = xarray.Variable(variable.dims, picked, variable.attrs, variable.encoding)
+    coordinates = {name: variables.pop(name) for name in dataset.coords}
+    return xarray.Dataset(variables, coordinates, dataset.attrs)
+
+
+def _take(values: NDArray[Any], order: NDArray[np.int64], axis: int) -> NDArray[Any]:
+    return values[(slice(None),) * axis + (order,)]
 
 
 def _select_variable(variable: xarray.Variable, mask: NDArray[np.bool_], shared: dict[Any, Any]) -> xarray.Variable:

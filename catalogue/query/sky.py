@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 CELL_DEGREES = 0.5
 
@@ -101,6 +100,8 @@ class Matcher:
     def __init__(self, ra: NDArray[np.floating], dec: NDArray[np.floating], radius: float) -> None:
         if not 0 < radius <= 180:
             raise ValueError(f"expected a radius between 0 and 180 degrees, got {radius}")
+        from scipy.spatial import cKDTree
+
         ra, dec = np.asarray(ra, float), np.asarray(dec, float)
         self.radius = radius
         self._known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))

@@ -52,6 +52,23 @@ class TableColumn:
         return {**{name: value for name, value in facts.items() if value not in ("", None)}, **self.attributes}
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a file says of a column without being read.
+
+    Attributes
+    ----------
+    first : ndarray of int64, shape (parts + 1,)
+        First row of each part, and the number of rows.
+    low, high : ndarray of float64, shape (parts,)
+        Least and largest value; NaN if the file does not say.
+    """
+
+    first: NDArray[np.int64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
 class Table(ABC):
     """A table with random access to its rows. Instances can be sent to other processes.
 
@@ -64,6 +81,8 @@ class Table(ABC):
         Title, provenance and the like.
     block_rows : int
         Rows that are best read together.
+    block_sizes : tuple of int or None
+        Rows of each block, where the file has blocks of its own that differ.
     """
 
     path: Path
@@ -71,6 +90,16 @@ class Table(ABC):
     columns: dict[str, TableColumn]
     attributes: dict[str, Any]
     block_rows: int = BLOCK_ROWS
+    block_sizes: tuple[int, ...] | None = None
+
+    def limits(self, name: str) -> Limits | None:
+        """Least and largest value of a column in each of the parts that the file itself tells of; None if it does not.
+
+        Parameters
+        ----------
+        name : str
+        """
+        return None
 
     @abstractmethod
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
