@@ -138,7 +138,7 @@ def read_description(path: Path) -> dict[str, Any]:
     found["attributes"]["title"] = lines[0] if lines else ""
     part = "cards"
     for line in lines[1:]:
-        words = line.split(maxsplit=4 if part == "columns" else 3)
+        words = re.split(" {2,}", line, maxsplit=4) if part == "columns" else line.split(maxsplit=3)
         if line.startswith("column ") and "description" in line:
             part = "columns"
         elif line.startswith("bits of FLAG"):

@@ -155,8 +155,11 @@ def _description(data_model: DataModel, provenance: Mapping[str, str], n_rows: i
         lines += [data_model.description.strip(), ""]
     lines += [f"{n_rows} rows, one per row of the parent table, in its order.", ""]
     lines += [f"{keyword:8} {value}" for keyword, value in provenance.items()]
-    lines += ["", f"{'column':24} {'type':8} {'unit':10} {'null':6} description"]
-    lines += [f"{c.name:24} {c.dtype:8} {c.unit or '-':10} {_null(c):6} {c.description}" for c in data_model.columns]
+    # Two blanks at least, because a unit may hold one.
+    lines += ["", f"{'column':24}  {'type':8}  {'unit':10}  {'null':6}  description"]
+    lines += [
+        f"{c.name:24}  {c.dtype:8}  {c.unit or '-':10}  {_null(c):6}  {c.description}" for c in data_model.columns
+    ]
     if data_model.flags:
         lines += ["", "bits of FLAG"]
         lines += [f"{flag.bit:3} {flag.name:24} {flag.level:5} {flag.description}" for flag in data_model.flags]

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from catalogue.datamodels import DataModel
 from catalogue.query import TableError, open_table
+from catalogue.writers import writer_for
 
 
 def test_types_are_inferred_and_missing_values_kept(tmp_path):
@@ -46,3 +48,23 @@ def test_temporary_copy_goes_with_the_table(tmp_path):
     assert copy.is_file()
     del table
     assert not copy.exists()
+
+
+def test_the_description_gives_units_with_blanks_long_names_and_nulls(tmp_path):
+    flux = "10**-17 erg s-1 cm-2 Angstrom-1"
+    name = "a_name_of_more_than_twenty_four_characters"
+    columns = [
+        {"name": "v", "value": "v", "dtype": "float32", "unit": "km s-1", "description": "velocity, heliocentric"},
+        {"name": "f", "value": "f", "dtype": "int32", "unit": flux, "missing": -1, "description": "flux"},
+        {"name": name, "value": "n", "dtype": "int16", "missing": -5, "description": "5 - or none"},
+    ]
+    product = DataModel(name="x", version=1, title="T", survey="apogee", columns=columns)
+    path = tmp_path / "x.csv.gz"
+    with writer_for("csv")(path, product, 1, {}) as writer:
+        writer.write(product.evaluate({"status": [1], "v": np.ones(1), "f": np.ones(1, int), "n": np.ones(1, int)}))
+    found = {
+        column.name: (column.unit, column.null, column.description) for column in open_table(path).columns.values()
+    }
+    assert found == {
+        "v": ("km s-1", None, "velocity, heliocentric"), "f": (flux, -1, "flux"), name: ("", -5, "5 - or none")
+    }  # fmt: skip

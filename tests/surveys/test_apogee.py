@@ -40,6 +40,17 @@ def test_grid_is_the_published_one():
     assert wavelength[-1] == pytest.approx(16999.8, abs=0.05)
 
 
+def test_mask_bits_are_those_of_the_pipeline():
+    """PIXMASK of sdss/apogee's bitmask.py; what its ``badval`` names counts as bad."""
+    names = (
+        "BADPIX CRPIX SATPIX UNFIXABLE BADDARK BADFLAT BADERR NOSKY LITTROW_GHOST PERSIST_HIGH PERSIST_MED PERSIST_LOW "
+        "SIG_SKYLINE SIG_TELLURIC NOT_ENOUGH_PSF"
+    )
+    bits = {bit.bit: bit.name for bit in SURVEY.mask_bits}
+    assert bits == {**dict(enumerate(names.split())), 16: "FERRE_MASK"}
+    assert [bit.bit for bit in SURVEY.mask_bits if bit.bad] == [0, 1, 2, 3, 4, 5, 6, 7, 14]
+
+
 @needs_real
 @pytest.mark.real
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
