@@ -19,6 +19,8 @@ from catalogue.pipeline.verification.plain_continuum import PlainContinuum
 
 Vector = NDArray[np.float64]
 LN10 = math.log(10.0)
+CURVED, SHRUNK = 40, 64
+"""Coefficients whose products, and whose products with the noise, the regression for parameters has as terms."""
 
 
 class PlainTransformer:
@@ -64,12 +66,12 @@ class PlainTransformer:
         scale = self.weights["inputs.scale"]
         pixels = np.where(good, (clipped - self.weights["inputs.mean"]) / scale, 0.0)
         noise = np.where(good, np.sqrt(variance) / scale, 0.0)
-        features = self._features(pixels, good)
-        inputs = np.append(features, self._band_noise(noise, good))
+        coefficients = self._coefficients(pixels, good)
+        inputs = self._inputs(coefficients, self._band_noise(noise, good))
         raw = np.array([self._network(inputs, number) for number in range(self.passes)])
         return {
             **self._outputs(raw),
-            "novelty": self._novelty(pixels, noise, good, features),
+            "novelty": self._novelty(pixels, noise, good, coefficients),
             "bad_fraction": bad_fraction,
         }
 
@@ -111,12 +113,23 @@ class PlainTransformer:
         over = np.maximum(values - 1.0, 0.0) ** 2 > limit
         return np.array([over[max(i - 2, 0) : i + 3].any() for i in range(len(over))])
 
-    def _features(self, pixels: Vector, good: NDArray[np.bool_]) -> Vector:
+    def _coefficients(self, pixels: Vector, good: NDArray[np.bool_]) -> Vector:
         components = self.weights["inputs.components"]
         coefficients = components @ pixels
         for _ in range(self.settings["refinements"]):
             coefficients = components @ np.where(good, pixels, components.T @ coefficients)
         return np.asarray(coefficients / self.weights["inputs.component_scale"])
+
+    def _inputs(self, coefficients: Vector, bands: list[float]) -> Vector:
+        """What the network sees: leading coefficients, noise, and the regression's stellar parameters, if any."""
+        seen = [*coefficients[: self.settings.get("passed_on")], *bands]
+        if not self.settings.get("parameters"):
+            return np.array(seen)
+        level = sum(bands) / len(bands)
+        terms = [1.0, *coefficients, *bands, level**2, *(coefficients[:SHRUNK] * level)]
+        curved = coefficients[:CURVED]
+        terms += [curved[i] * curved[j] for i in range(len(curved)) for j in range(i, len(curved))]
+        return np.array([*seen, *(self.weights["inputs.parameter_weights"].T @ np.array(terms))])
 
     def _band_noise(self, noise: Vector, good: NDArray[np.bool_]) -> list[float]:
         """log10 of the root mean square noise of the good pixels in bands, if the network is told."""
@@ -127,15 +140,15 @@ class PlainTransformer:
         means = [(part**2).sum() / max(kept.sum(), 1) for part, kept in parts]
         return [0.5 * math.log10(min(max(mean, 1e-4), 1e4)) for mean in means]
 
-    def _novelty(self, pixels: Vector, noise: Vector, good: NDArray[np.bool_], features: Vector) -> float:
+    def _novelty(self, pixels: Vector, noise: Vector, good: NDArray[np.bool_], coefficients: Vector) -> float:
         """Distance from the training set outside and within the components, the larger of both."""
         components, scale = self.weights["inputs.components"], self.weights["inputs.component_scale"]
-        left = (pixels - components.T @ (features * scale)) ** 2
+        left = (pixels - components.T @ (coefficients * scale)) ** 2
         squared = np.minimum(left / (noise**2 + self.weights["inputs.residual_variance"]), 25.0)
         residual = squared[good].sum() / max(good.sum(), 1)
         expected = (components / scale[:, None]) ** 2 @ noise**2 + self.weights["inputs.signal_variance"]
         references = self.weights["inputs.references"]
-        return float(max(residual / references[0], (features**2 / expected).mean() / references[1]))
+        return float(max(residual / references[0], (coefficients**2 / expected).mean() / references[1]))
 
     def _network(self, features: Vector, number: int) -> Vector:
         """Raw outputs of one dropout pass."""
@@ -143,6 +156,10 @@ class PlainTransformer:
         x = self._linear("embedding", features)
         for block in range(sizes["blocks"]):
             normed = self._norm(f"norms.{block}", x)
+            if sizes.get("attention") == "none":
+                inner = _gelu(self._linear(f"attentions.{block}.projection", normed))
+                x = x + self._linear(f"attentions.{block}.out", self._dropped(inner, f"block{block}.gated", number))
+                continue
             query, key, value = np.split(self._linear(f"attentions.{block}.projection", normed), 3)
             score = (query * key / math.sqrt(sizes["head_width"])).reshape(sizes["heads"], sizes["head_width"])
             gate = np.exp(score - score.max(axis=1, keepdims=True))
@@ -150,8 +167,7 @@ class PlainTransformer:
             gain = sizes["head_width"] if sizes["softmax"] == "enhanced" else 1.0
             gated = self._dropped(gate.ravel() * value * gain, f"block{block}.gated", number)
             x = x + self._linear(f"attentions.{block}.out", gated)
-        hidden = self._linear("hidden", self._norm("last_norm", x))
-        hidden = hidden * 0.5 * (1.0 + erf(hidden / math.sqrt(2.0)))
+        hidden = _gelu(self._linear("hidden", self._norm("last_norm", x)))
         return self._linear("output", self._dropped(hidden, "hidden", number))
 
     def _linear(self, name: str, x: Vector) -> Vector:
@@ -192,6 +208,10 @@ class PlainTransformer:
 @lru_cache(maxsize=4096)
 def _mask(seed: int, layer: str, number: int, share: float, units: int) -> NDArray[np.bool_]:
     return unit_mask(seed, layer, number, share, units)
+
+
+def _gelu(x: Vector) -> Vector:
+    return np.asarray(x * 0.5 * (1.0 + erf(x / math.sqrt(2.0))))
 
 
 def _covariance(raw: Vector, kind: str) -> Vector:
