@@ -150,13 +150,17 @@ class Memory(threading.Thread):
             time.sleep(0.25)
 
 
-def measure(directory: Path) -> None:
+def measure(directory: Path, most_seconds: float | None) -> None:
     began = time.time()
     command = [sys.executable, "-m", "catalogue", "build", str(directory / "run.yaml")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         memory = Memory(process.pid)
         memory.start()
-        code = process.wait()
+        try:
+            code = process.wait(most_seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # an orderly stop, from which the next run goes on
+            code = process.wait()
     seconds = time.time() - began
     run = directory / "run"
     print(f"exit code {code}, {seconds:.0f} s; peak MiB: driver {memory.driver / MIB:.0f}, "
@@ -168,7 +172,7 @@ def measure(directory: Path) -> None:
     }
     marks |= {f"{path.stem} written": [path] for path in sorted(run.glob("records/merge/*.json"))}
     earlier = 0.0
-    finished = {name: max(path.stat().st_mtime for path in paths) - began for name, paths in marks.items()}
+    finished = {name: max(path.stat().st_mtime for path in paths) - began for name, paths in marks.items() if paths}
     for name, done in sorted(finished.items(), key=lambda item: item[1]):
         inside = [(own, other) for moment, own, other in memory.series if earlier <= moment <= done] or [(0, 0)]
         driver, worker = (max(values) / MIB for values in zip(*inside, strict=True))
@@ -189,11 +193,12 @@ def main() -> None:
     maker.add_argument("--spectra", type=int, default=20_000)
     runner = commands.add_parser("run")
     runner.add_argument("directory", type=Path)
+    runner.add_argument("--seconds", type=float, default=None, help="stop after so long, to be run again")
     options = parser.parse_args()
     if options.command == "make":
         make(options.directory, options.pixels, options.rows, options.spectra)
     else:
-        measure(options.directory)
+        measure(options.directory, options.seconds)
 
 
 if __name__ == "__main__":

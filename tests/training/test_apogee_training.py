@@ -6,20 +6,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from astropy.table import Table
 
 from catalogue.models import load_model
 from catalogue.models.base import InferenceSettings
 from catalogue.models.bundle import load_bundle
 from catalogue.models.latent_network import frequency_grid
+from catalogue.spectra.ingest import ingest_unit
+from catalogue.spectra.parent import import_parent
+from catalogue.spectra.store import create_store
 from catalogue.surveys import load_survey
 from catalogue.training import train as training
 from catalogue.training.apogee_simulation import simulate_oscillations, simulate_spectra
-from catalogue.training.dataset import TrainingSet, read_oscillations
+from catalogue.training.dataset import TrainingSet, load_training_set, read_oscillations
 from catalogue.training.evaluate import EvaluationConfiguration, evaluate, summarise
 from catalogue.training.fit import FitSettings
 from catalogue.training.labels import LabelError
 from catalogue.training.train import TrainingConfiguration, predict_rows, train_on
-from tests.factories.apogee import giants
+from tests.factories.apogee import giants, write_apstar
 
 MEAN, SPREAD = np.full(7514, 0.95), np.full(7514, 0.02)
 FIT = FitSettings(epochs=3, batch=16, threads=1, noise=0, masked_stretches=0, learning_rate=3e-3, average=0)
@@ -125,3 +129,25 @@ def test_both_can_be_evaluated(model, data, tmp_path, monkeypatch):
     assert all(np.isfinite(row["age_cover68"]) for row in result["methods"])
     assert ("mass_delta_p" in result["methods"][0]) == (model == "astronn_bcnn")
     assert "age_delta_p" in (tmp_path / "page" / "evaluation.json").read_text()
+
+
+def test_an_ingested_survey_and_labels_make_a_training_set(tmp_path):
+    names = [f"2M0000000{n}+0000000" for n in range(6)]
+    (tmp_path / "spectra").mkdir()
+    for seed, name in enumerate(names[:5]):
+        write_apstar(tmp_path / "spectra" / f"{name}.fits", seed=seed, objid=name)
+    table = Table({"APOGEE_ID": names, "TEFF": np.full(6, 4600.0), "LOGG": np.full(6, 2.5), "FE_H": np.full(6, 0.1)})
+    table["TEFF_ERR"], table["SNREV"] = 25.0, 120.0
+    table.write(tmp_path / "allStar.fits")
+    survey, parent, store = load_survey("apogee"), tmp_path / "parent.parquet", tmp_path / "spectra.zarr"
+    settings = {"survey": survey, "key": "apogee_id", "template": "{APOGEE_ID}.fits", "rows_per_group": 64}
+    import_parent(tmp_path / "allStar.fits", parent, **settings)
+    create_store(store, survey, 6, 64, 64, "apogee_id")
+    ingest_unit(store, parent, "apogee", tmp_path / "spectra", 0, 6)
+    labels = replace(giants(6), key=np.array(names[::-1]))
+    found = load_training_set(survey, store, labels, "apogee_id")
+    assert found.labels.key.tolist() == names[:5]
+    assert found.unusable == 1
+    assert found.spectra.columns["fe_h"].tolist() == [pytest.approx(0.1)] * 5
+    assert found.spectra.columns["teff_err"].tolist() == [25.0] * 5
+    np.testing.assert_array_equal(found.spectra.flux[2], survey.read(tmp_path / "spectra" / f"{names[2]}.fits").flux)
