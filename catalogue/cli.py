@@ -233,6 +233,7 @@ def verify(
     except NothingToVerify as error:
         _refuse(error)
     table = Table("what", "compared", "wrong", "not recorded", "", box=None)
+    table.columns[0].overflow = "fold"
     for check in found.checks:
         counts = (check.checked, len(check.findings), check.not_recorded)
         table.add_row(check.name, *(f"{count:,}" for count in counts), check.note)

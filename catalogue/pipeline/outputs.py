@@ -16,7 +16,7 @@ from catalogue.pipeline.status import problems
 from catalogue.report import ReportCollector, ReportContext, StageTiming
 from catalogue.spectra.primitives import RowStatus
 
-PROBLEMS_SHOWN = 100
+PROBLEMS_SHOWN = 25
 """Rows without a usable spectrum that the report lists."""
 
 

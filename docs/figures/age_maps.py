@@ -17,13 +17,13 @@ import xarray
 
 import catalogue
 
-AGES = {"vmin": 1, "vmax": 11, "cmap": "viridis"}
+AGES = {"vmin": 1, "vmax": 8, "cmap": "viridis"}
 
 
 def alpha_plane(axes: plt.Axes, stars: xarray.Dataset) -> plt.Artist:
     """[α/M] over [Fe/H] of the recommended stars, a point a star."""
     chosen = stars[["FE_H", "ALPHA_M", "Age"]].compute()
-    points = axes.scatter(chosen["FE_H"], chosen["ALPHA_M"], c=chosen["Age"], s=7, linewidths=0, **AGES)
+    points = axes.scatter(chosen["FE_H"], chosen["ALPHA_M"], c=chosen["Age"], s=14, linewidths=0, **AGES)
     axes.set(xlabel="[Fe/H]", ylabel="[α/M]", title=f"APOGEE, simulated: {chosen.sizes['row']} stars")
     return points
 
