@@ -32,6 +32,7 @@ class _Stored:
     scale: float
     zero: float
     shape: tuple[int, ...]
+    null: int | None = None
 
 
 class FitsTable(Table):
@@ -139,7 +140,9 @@ def _layout(header: fits.Header, number: int) -> tuple[tuple[Any, ...], _Stored 
         shape: tuple[int, ...] = (count // width,) if width and count // width > 1 else ()
         return (f"S{width}", *((shape,) if shape else ())), _Stored(code, 1, 0, shape)
     shape = () if count == 1 else _dimensions(header.get(f"TDIM{number}"), count)
-    return (_KINDS[code], *((shape,) if shape else ())), _Stored(code, scale, zero, shape)
+    null = header.get(f"TNULL{number}") if code in "BIJK" else None
+    stored = _Stored(code, scale, zero, shape, None if null is None else int(null))
+    return (_KINDS[code], *((shape,) if shape else ())), stored
 
 
 def _dimensions(text: str | None, count: int) -> tuple[int, ...]:
@@ -149,7 +152,9 @@ def _dimensions(text: str | None, count: int) -> tuple[int, ...]:
 
 
 def _column(header: fits.Header, number: int, name: str, stored: _Stored, field: tuple[Any, ...]) -> TableColumn:
-    null = header.get(f"TNULL{number}")
+    dtype = _native_dtype(stored, field[0])
+    # TNULL is the value as it is stored, before the shift that makes it one of the other signedness.
+    null = stored.null + int(stored.zero) if stored.null is not None and dtype.kind in "iu" else None
     attributes: dict[str, Any] = {}
     if name == "FLAG":
         attributes = _flag_attributes(header)
@@ -157,12 +162,12 @@ def _column(header: fits.Header, number: int, name: str, stored: _Stored, field:
         attributes = {"flag_values": list(statuses), "flag_meanings": " ".join(map(str, statuses.values()))}
     return TableColumn(
         name,
-        _native_dtype(stored, field[0]),
+        dtype,
         stored.shape,
         str(header.get(f"TUNIT{number}", "")),
         str(header.get(f"TUCD{number}", "")),
         str(header.get(f"TCOMM{number}", header.comments[f"TTYPE{number}"] if f"TTYPE{number}" in header else "")),
-        int(null) if null is not None and stored.code in "BIJK" and stored.scale == 1 else None,
+        null,
         attributes,
     )
 
@@ -209,7 +214,8 @@ def _native(values: NDArray[Any], stored: _Stored, column: TableColumn) -> NDArr
         return np.asarray(shifted ^ np.array(1 << (8 * column.dtype.itemsize - 1), f"u{column.dtype.itemsize}").view(
             column.dtype
         ))  # fmt: skip
-    return values.astype(np.float64) * stored.scale + stored.zero
+    scaled = values.astype(np.float64) * stored.scale + stored.zero
+    return scaled if stored.null is None else np.where(values == stored.null, np.nan, scaled)
 
 
 def _text(values: NDArray[Any]) -> NDArray[Any]:

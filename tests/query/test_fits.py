@@ -61,6 +61,26 @@ def test_every_kind_of_column_is_read_as_astropy_reads_it(tmp_path):
     assert found["MATRIX"].shape == (5, 2, 3)
 
 
+def test_nulls_of_shifted_and_scaled_integers_are_found(tmp_path):
+    """TNULL is the value as stored: 7 in the file is 32775 in a column of unsigned integers."""
+    row = np.array([6, 7, 8])
+    table = fits.BinTableHDU.from_columns(
+        [fits.Column(name, "I", array=row) for name in ("SHIFTED", "SCALED", "PLAIN")]
+    )
+    table.header.update({"TZERO1": 32768, "TNULL1": 7, "TSCAL2": 0.5, "TZERO2": 1.0, "TNULL2": 7, "TNULL3": 7})
+    table.writeto(tmp_path / "a.fits")
+    found = open_table(tmp_path / "a.fits")
+    values = found.read(["SHIFTED", "SCALED", "PLAIN"], 0, 3)
+    assert {name: column.null for name, column in found.columns.items()} == {
+        "SHIFTED": 32775,
+        "SCALED": None,
+        "PLAIN": 7,
+    }
+    assert values["SHIFTED"].tolist() == [32774, 32775, 32776]
+    np.testing.assert_array_equal(values["SCALED"], [4.0, np.nan, 5.0])
+    assert values["PLAIN"].tolist() == [6, 7, 8]
+
+
 def test_gzip_tables_are_unpacked(tmp_path):
     path = foreign(tmp_path / "foreign.fits")
     packed = tmp_path / "foreign.fits.gz"
