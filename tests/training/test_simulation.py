@@ -19,6 +19,12 @@ CLEAN = {
 }  # fmt: skip
 
 
+def test_vacuum_wavelengths_of_known_lines():
+    """Na D2, H beta and Ca II: air from vacuum by the dispersion formula of Ciddor (1996), to 0.001 Å."""
+    air, vacuum = np.array([5889.951, 4861.333, 8542.091]), np.array([5891.583, 4862.691, 8544.438])
+    np.testing.assert_allclose(air_to_vacuum(air), vacuum, atol=1e-3)
+
+
 def test_noise_has_the_variance_that_ivar_says():
     table = load_instrument()
     flat = np.ones((30, 14001), dtype=np.float32)
