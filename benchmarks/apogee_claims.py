@@ -65,7 +65,7 @@ def trees() -> ExtraTreesRegressor:
 
 
 def network() -> MLPRegressor:
-    regressor = MLPRegressor((64,), alpha=1.0, early_stopping=True, max_iter=400, random_state=0)
+    regressor = MLPRegressor(hidden_layer_sizes=(64,), alpha=1.0, early_stopping=True, max_iter=400, random_state=0)
     return make_pipeline(StandardScaler(), regressor)
 
 
