@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -21,10 +22,10 @@ from catalogue.pipeline.manifest import (
     read_manifest,
     write_manifest,
 )
-from catalogue.pipeline.merge import Merged, is_merged, merge, merge_inputs, record_merge, stages_of
+from catalogue.pipeline.merge import Merged, is_merged, merge, merge_inputs, merge_record, record_merge, stages_of
 from catalogue.pipeline.outputs import write_provenance, write_report
 from catalogue.pipeline.parent_change import adopt_parent, finish_parent_change, reuse_for
-from catalogue.pipeline.plan import RunPlan, StagePlan, UnitPlan, plan_infer, plan_ingest
+from catalogue.pipeline.plan import RunPlan, StagePlan, UnitPlan, earlier_rate, plan_infer, plan_ingest
 from catalogue.pipeline.records import digest_of
 from catalogue.pipeline.run import Run
 from catalogue.pipeline.tasks import InferTask, IngestTask, ModelTask, UnitSummary, infer, ingest
@@ -151,7 +152,8 @@ def plan(run: Run, rescan: bool = False) -> RunPlan:
         or not is_merged(run, product, merge_inputs(run, product, manifest, ingest_plan, inferences))
         for product in run.products
     }
-    return RunPlan(ingest_plan, inferences, products)
+    seconds = sum(merge_record(run, p).get("seconds", 0.0) for p in run.products if products[p.name])
+    return RunPlan(ingest_plan, inferences, products, earlier_rate(run), seconds)
 
 
 def sweep_partial_files(root: Path) -> None:
@@ -345,6 +347,7 @@ def _merge_all(
         if is_merged(run, product, inputs):
             result.merged.append(Merged(product.name, (), manifest.n_rows, False))
             continue
+        began = time.perf_counter()
         with progress.stage(f"merge {product.name}", manifest.n_rows, None) as advance:
             merged, collector = merge(
                 run,
@@ -359,5 +362,5 @@ def _merge_all(
         if run.configuration.output.report:
             stages = stages_of(run, product, ingest_plan, inferences)
             write_report(run, product, manifest, collector, merged, stages)
-        record_merge(run, product, merged, inputs)
+        record_merge(run, product, merged, inputs, time.perf_counter() - began)
     write_provenance(run, manifest, ingest_plan, configuration_text)

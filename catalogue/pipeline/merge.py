@@ -155,7 +155,7 @@ def merge(
     return Merged(product.name, tuple(writer.path for writer in writers), manifest.n_rows, True), collector
 
 
-def record_merge(run: Run, product: DataModel, merged: Merged, inputs: str) -> None:
+def record_merge(run: Run, product: DataModel, merged: Merged, inputs: str, seconds: float) -> None:
     """Write down that a product's files are made of ``inputs``, and what they are; the last step of a merge.
 
     Parameters
@@ -165,6 +165,8 @@ def record_merge(run: Run, product: DataModel, merged: Merged, inputs: str) -> N
     merged : Merged
     inputs : str
         Of :func:`merge_inputs`.
+    seconds : float
+        Time that it took, for later estimates.
     """
     known = merge_record(run, product).get("digests", {})
     kept = _without_stale_files(run, product, inputs, merged.files)
@@ -178,6 +180,7 @@ def record_merge(run: Run, product: DataModel, merged: Merged, inputs: str) -> N
         {
             "inputs": inputs,
             "rows": merged.rows,
+            "seconds": seconds,
             "files": {path.name: signature(path) for path in outputs},
             "digests": {**digests, **file_digests(run.directory.root, written)},
         },

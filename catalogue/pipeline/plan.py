@@ -14,6 +14,8 @@ from catalogue.pipeline.run import AppliedModel, Run
 from catalogue.spectra.ingest import input_digest
 
 FILES_CHECKED_UP_TO = 100_000
+RECORDS_SAMPLED = 20
+"""Records of each earlier model from which the time of another one is estimated."""
 
 State = Literal["done", "new", "stale", "waiting"]
 
@@ -148,11 +150,17 @@ class RunPlan:
         By model identity.
     products : dict of str to bool
         Whether each product's files would be written.
+    earlier_rate : float or None
+        Worker seconds per row of the models applied before, for a model of which there are no records yet.
+    merge_seconds : float
+        Time that the last merges of the products to write took.
     """
 
     ingest: StagePlan
     inferences: dict[str, StagePlan]
     products: dict[str, bool]
+    earlier_rate: float | None = None
+    merge_seconds: float = 0.0
 
     @property
     def stages(self) -> list[StagePlan]:
@@ -166,11 +174,24 @@ class RunPlan:
 
     @property
     def seconds(self) -> float | None:
-        """Worker seconds that the units to do would take at the rate of the records, None if it is unknown."""
-        total = 0.0
+        """Worker seconds that a build would take at the rate of the records, None if it is unknown."""
+        total = self.merge_seconds
         for stage in self.stages:
             rows = sum(unit.stop - unit.start for unit in stage.to_do)
-            if rows and stage.seconds_per_row is None:
+            rate = stage.seconds_per_row or (None if stage is self.ingest else self.earlier_rate)
+            if rows and rate is None:
                 return None
-            total += rows * (stage.seconds_per_row or 0.0)
+            total += rows * (rate or 0.0)
         return total
+
+
+def earlier_rate(run: Run) -> float | None:
+    """Worker seconds per row in the records of all models applied in a run's directory, None if there are none."""
+    rows, seconds = 0, 0.0
+    for directory in sorted((run.directory.root / "records" / "infer").glob("*/")):
+        for path in sorted(directory.glob("*.json"))[:RECORDS_SAMPLED]:
+            record = read_record(directory, int(path.stem))
+            if record is not None:
+                rows += record.stop - record.start
+                seconds += record.seconds
+    return seconds / rows if rows else None
