@@ -9,6 +9,7 @@ from astropy.table import Table
 
 from catalogue.models import load_model
 from catalogue.models.bundle import SHIPPED
+from catalogue.models.latent_network import LatentArchitecture
 from catalogue.pipeline.build import build, plan
 from catalogue.spectra.primitives import RowStatus
 from catalogue.spectra.store import read_rows
@@ -164,3 +165,16 @@ def test_a_loosened_selection_reads_only_the_files_that_are_new(tmp_path, client
     build(full, client=client)
     for name in ("nn_latent_age_dr17.fits", "nn_latent_age_dr17.csv.gz"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "full" / name).read_bytes()
+
+
+def test_the_shipped_ages_have_both_corrections():
+    bundle = load_model(SHIPPED / "astronn-bcnn-apogee-simulated").bundle
+    assert bundle.description.architecture["age_linear"] is not None
+    prediction, age = (bundle.weights[f"lowess.{name}"] for name in ("prediction", "age"))
+    assert (np.diff(prediction) > 0).all()
+    assert np.isfinite(age).all()
+
+
+def test_the_shipped_encoder_has_the_released_shape():
+    shapes = load_model(SHIPPED / "latent-age-apogee-simulated").architecture.model_dump()
+    assert shapes == LatentArchitecture().model_dump()
