@@ -47,14 +47,17 @@ def plain_network(network: AstroNNNetwork) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(network.hidden2.out_features, 4),
     )
-    heads = torch.cat([network.output.weight, network.log_variance.weight])
+    heads = [network.output, network.log_variance]
     order = torch.arange(network.hidden1.in_features).view(-1, 4).T.flatten()
-    first = network.hidden1.weight[:, order]
-    values = [network.conv1.weight, network.conv2.weight, first, network.hidden2.weight, heads]
+    weights = [network.conv1.weight, network.conv2.weight, network.hidden1.weight[:, order], network.hidden2.weight]
+    biases = [network.conv1.bias, network.conv2.bias, network.hidden1.bias, network.hidden2.bias]
+    weights.append(torch.cat([head.weight for head in heads]))
+    biases.append(torch.cat([head.bias for head in heads]))
     with torch.no_grad():
-        for layer, weight in zip([m for m in layers if hasattr(m, "weight")], values, strict=True):
+        plain = [module for module in layers if hasattr(module, "weight")]
+        for layer, weight, bias in zip(plain, weights, biases, strict=True):
             layer.weight.copy_(weight)
-            layer.bias.zero_()
+            layer.bias.copy_(bias)
     return layers
 
 

@@ -12,7 +12,6 @@ import time
 import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 
-from catalogue.models import forest as forest_module
 from catalogue.models.forest import Forest
 
 
@@ -51,9 +50,7 @@ def main() -> None:
     ours = forest.predict_trees(rows)
     print(f"{len(forest.feature)} nodes; largest difference {np.abs(ours - loop()).max():g}")
     times = {"scikit-learn, tree by tree": seconds(loop, options.repeat)}
-    if forest_module._compiled_walk() is not None:
-        times["Forest, compiled (numba)"] = seconds(lambda: forest.predict_trees(rows), options.repeat)
-    times["Forest, numpy"] = seconds(lambda: forest._walk_with_numpy(rows.astype(np.float32)), options.repeat)
+    times["Forest"] = seconds(lambda: forest.predict_trees(rows), options.repeat)
     print(f"{options.rows} rows × {options.trees} trees, one thread, median of {options.repeat}")
     for name, value in times.items():
         print(f"{name:28s} {value:7.3f} s {times['scikit-learn, tree by tree'] / value:6.2f} ×")

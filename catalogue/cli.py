@@ -82,7 +82,6 @@ def build(
     from catalogue.pipeline.merge import MergeRefused
     from catalogue.progress import terminal_progress
     from catalogue.spectra.parent import ParentError
-    from cluster import ClusterError, StorageFullError, TaskFailed
 
     text = yaml.safe_dump(json.loads(settings.model_dump_json()), sort_keys=False, allow_unicode=True)
     stop = _stop_on_signals()
@@ -97,9 +96,11 @@ def build(
         )
     except RunLocked as error:
         _refuse(error, EXIT_LOCKED)
-    except (StorageFullError, TaskFailed) as error:
+    except _failures_of_tasks() as error:
         _refuse(error, 1)
-    except (ParentError, ManifestError, ClusterError) as error:
+    except (ParentError, ManifestError) as error:
+        _refuse(error)
+    except _failures_of_clusters() as error:
         _refuse(error)
     except MergeRefused as error:
         errors.print(str(error), markup=False)
@@ -118,6 +119,19 @@ def build(
             f"{len(result.set_aside)} units were set aside: {'; '.join(result.set_aside[:3])}",
             EXIT_INCOMPLETE,
         )
+
+
+def _failures_of_tasks() -> tuple[type[Exception], ...]:
+    """Called only once something was raised: importing these brings Dask, which a run with nothing to do spares."""
+    from cluster import StorageFullError, TaskFailed
+
+    return StorageFullError, TaskFailed
+
+
+def _failures_of_clusters() -> tuple[type[Exception], ...]:
+    from cluster import ClusterError
+
+    return (ClusterError,)
 
 
 def _print_outputs(run: Any, settings: RunConfiguration) -> None:

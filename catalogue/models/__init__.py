@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+import ast
+import importlib.util
+import sys
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from catalogue.models.base import InferenceSettings, Model, Output, SpectraBatch
@@ -16,6 +19,7 @@ __all__ = [
     "Output",
     "SpectraBatch",
     "find_bundle",
+    "inference_version",
     "load_bundle",
     "load_model",
     "model_class",
@@ -36,10 +40,47 @@ def model_class(kind: str) -> type[Model]:
     BundleError
         Naming the kinds that are installed.
     """
+    found: type[Model] = _entry(kind).load()
+    return found
+
+
+def inference_version(kind: str) -> int:
+    """``inference_version`` of the class registered for ``kind``, without importing it where that can be avoided.
+
+    Importing a model imports torch, which takes longer than everything else that a run with nothing to do does; the
+    version is a number in the text of the class.
+
+    Raises
+    ------
+    BundleError
+        As :func:`model_class`.
+    """
+    entry = _entry(kind)
+    if entry.module not in sys.modules:
+        specification = importlib.util.find_spec(entry.module)
+        if specification is not None and specification.origin and specification.origin.endswith(".py"):
+            written = _written_version(Path(specification.origin).read_text(encoding="utf-8"), entry.attr)
+            if written is not None:
+                return written
+    return model_class(kind).inference_version
+
+
+def _written_version(source: str, name: str) -> int | None:
+    """Number assigned to ``inference_version`` in a class of a module's text, None if it is not there as a number."""
+    for definition in ast.parse(source).body:
+        if isinstance(definition, ast.ClassDef) and definition.name == name:
+            for line in definition.body:
+                targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+                named = any(isinstance(target, ast.Name) and target.id == "inference_version" for target in targets)
+                if named and isinstance(value := getattr(line, "value", None), ast.Constant):
+                    return value.value if isinstance(value.value, int) else None
+    return None
+
+
+def _entry(kind: str) -> EntryPoint:
     for entry in entry_points(group="catalogue.models"):
         if entry.name == kind:
-            found: type[Model] = entry.load()
-            return found
+            return entry
     raise BundleError(f"unknown model kind {kind!r}; installed: {', '.join(model_kinds())}")
 
 

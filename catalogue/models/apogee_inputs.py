@@ -16,7 +16,6 @@ from catalogue.models.apogee_continuum import (
     TARGET_BITS,
     ApogeeContinuum,
     ContinuumSettings,
-    bad_fraction,
     cut_gaps,
     read_continuum_pixels,
 )
@@ -73,7 +72,7 @@ class ApogeeInputs(NetworkInputs):
         self._settings = settings
         self.device = device or torch.device("cpu")
         self._pixels, self._mean, self._spread = continuum_pixels, mean, spread
-        self._normalise = ApogeeContinuum(continuum_pixels, settings.continuum(), self.device)
+        self._continuum = ApogeeContinuum(continuum_pixels, settings.continuum(), self.device)
         self._mean_tensor = torch.from_numpy(mean.copy()).to(self.device)
         self._spread_tensor = torch.from_numpy(spread.copy()).to(self.device)
 
@@ -130,8 +129,7 @@ class ApogeeInputs(NetworkInputs):
     def prepare(self, spectra: SpectraBatch) -> PreparedSpectra:
         """Normalise and centre or standardise; bad pixels have the flux 1, as in astroNN, not the mean."""
         flux, ivar, mask = spectra.flux, spectra.ivar, spectra.mask
-        normalised = self._normalise(flux, ivar, mask)
-        fraction = bad_fraction(ivar, mask, self._settings.target_bits)
+        normalised, fraction = self._continuum.normalise(flux, ivar, mask)
         target = mask.dtype.type(sum(1 << bit for bit in self._settings.target_bits))
         good = cut_gaps(ivar > 0) & cut_gaps((mask & target) == 0)
         noise = self._noise(flux, ivar, normalised, good)
@@ -152,9 +150,8 @@ class ApogeeInputs(NetworkInputs):
         ndarray of float32, shape (rows of ``part``,)
         """
         flux, ivar, mask = (_padded(array[part]) for array in (spectra.flux, spectra.ivar, spectra.mask))
-        pixels = self._normalise(flux, ivar, mask).sub_(self._mean_tensor).div_(self._spread_tensor)
-        rows = len(spectra.usable[part])
-        return pixels, bad_fraction(ivar[:rows], mask[:rows], self._settings.target_bits)
+        pixels, fraction = self._continuum.normalise(flux, ivar, mask)
+        return pixels.sub_(self._mean_tensor).div_(self._spread_tensor), fraction[: len(spectra.usable[part])]
 
     def _noise(
         self,

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.interpolate import BSpline
 from torch import Tensor
 
 from catalogue.models.dense import Dense
@@ -209,6 +208,9 @@ def _spline_basis(
     x: NDArray[np.float64], arms: tuple[tuple[float, float], ...], spacing: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cubic B-splines of all arms side by side, and the penalty matrix on their coefficients."""
+    # Here, as it takes a third of a second that a plan need not wait for.
+    from scipy.interpolate import BSpline
+
     parts, penalties = [], []
     covered = np.zeros(len(x), dtype=bool)
     for low, high in arms:

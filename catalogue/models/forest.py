@@ -1,12 +1,12 @@
 """A random forest kept as arrays: no pickle, every tree's prediction of every row.
 
 Trees are laid out breadth first with siblings side by side, so that a step down is one comparison and one addition.
-Only comparisons and look-ups happen, so the compiled and the numpy evaluation give the same bytes.
+Only comparisons and look-ups happen, so that the answer is scikit-learn's to the last bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,26 +94,10 @@ class Forest:
         values = np.ascontiguousarray(rows, dtype=np.float32)
         if not np.isfinite(values).all():
             raise ValueError("expected finite features, found NaN or infinity")
-        compiled = _compiled_walk()
-        if compiled is None:
-            return self._walk_with_numpy(values)
-        found = np.empty((self.n_trees, len(values)), np.float64)
-        compiled(values, self.feature, self.threshold, self.left, self.value, self.roots, found)
-        return found
+        from catalogue.models.compiled_forest import walk
 
-    def _walk_with_numpy(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """All rows one level down at a time; rows that have reached a leaf are left out."""
         found = np.empty((self.n_trees, len(values)), np.float64)
-        is_leaf = np.isposinf(self.threshold)
-        for tree, root in enumerate(self.roots):
-            node = np.full(len(values), root, np.int32)
-            active = np.arange(len(values))
-            while len(active):
-                active = active[~is_leaf[node[active]]]
-                here = node[active]
-                goes_right = values[active, self.feature[here]] > self.threshold[here]
-                node[active] = self.left[here] + goes_right
-            found[tree] = self.value[node]
+        walk(values, self.feature, self.threshold, self.left, self.value, self.roots, found)
         return found
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -155,87 +139,3 @@ def _breadth_first(tree: Any, offset: int) -> dict[str, NDArray[Any]]:
         "left": (children + offset).astype(np.int32),
         "value": tree.value[order, 0, 0].astype(np.float64),
     }
-
-
-_BLOCK_ROWS = 8192
-"""Rows whose features stay in the cache of a core."""
-_FEW = 4
-_walk: list[Callable[..., None] | None] = []
-
-
-def _compiled_walk() -> Callable[..., None] | None:
-    """Compiled evaluation, or None where numba is not installed."""
-    if not _walk:
-        _walk.append(_compile())
-    return _walk[0]
-
-
-def _compile() -> Callable[..., None] | None:
-    """Compile the evaluation by partition.
-
-    Walking row by row waits for memory and for mispredicted branches at every step. Here a node parts all its
-    rows at once, as training does: no step depends on the one before, and none branches on data.
-    """
-    try:
-        import numba
-    except ImportError:
-        return None
-
-    @numba.njit(nogil=True)
-    def part(rows: Any, low: int, high: int, values: Any, threshold: np.float32, spare: Any) -> int:
-        n_left, n_right = np.uint64(low), np.uint64(0)
-        for k in range(np.uint64(low), np.uint64(high)):
-            row = rows[k]
-            right = np.uint64(values[row] > threshold)
-            rows[n_left] = row
-            spare[n_right] = row
-            n_left += np.uint64(1) - right
-            n_right += right
-        for k in range(n_right):
-            rows[n_left + k] = spare[k]
-        return int(n_left)
-
-    @numba.njit(nogil=True)
-    def one_tree(columns: Any, forest: Any, root: int, n: int, rows: Any, spare: Any, stack: Any, found: Any) -> None:
-        feature, threshold, left, value = forest
-        for k in range(n):
-            rows[k] = k
-        stack[0, 0], stack[0, 1], stack[0, 2] = root, 0, n
-        depth = 1
-        while depth > 0:
-            depth -= 1
-            node, low, high = stack[depth, 0], stack[depth, 1], stack[depth, 2]
-            if high - low <= _FEW or left[node] == node:
-                for k in range(low, high):
-                    here = node
-                    while left[here] != here:
-                        here = left[here] + int(columns[feature[here], rows[k]] > threshold[here])
-                    found[rows[k]] = value[here]
-                continue
-            middle = part(rows, low, high, columns[feature[node]], threshold[node], spare)
-            stack[depth, 0], stack[depth, 1], stack[depth, 2] = left[node], low, middle
-            stack[depth + 1, 0], stack[depth + 1, 1], stack[depth + 1, 2] = left[node] + 1, middle, high
-            depth += 2
-
-    @numba.njit(nogil=True)
-    def walk(values: Any, feature: Any, threshold: Any, left: Any, value: Any, roots: Any, found: Any) -> None:
-        rows, spare = np.empty(_BLOCK_ROWS, np.uint32), np.empty(_BLOCK_ROWS, np.uint32)
-        # Every node pushes two and takes one: at most one pending node per level.
-        stack = np.empty((len(feature) + 2, 3), np.int64)
-        for start in range(0, len(values), _BLOCK_ROWS):
-            stop = min(start + _BLOCK_ROWS, len(values))
-            columns = np.ascontiguousarray(values[start:stop].T)
-            for tree in range(len(roots)):
-                one_tree(
-                    columns,
-                    (feature, threshold, left, value),
-                    roots[tree],
-                    stop - start,
-                    rows,
-                    spare,
-                    stack,
-                    found[tree, start:stop],
-                )
-
-    compiled: Callable[..., None] = walk
-    return compiled

@@ -59,7 +59,7 @@ class LatentAge(Model, Trainable):
     """
 
     kind: ClassVar[str] = "latent_age"
-    inference_version: ClassVar[int] = 1
+    inference_version: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("teff", "fe_h")
     labels: ClassVar[tuple[Label, ...]] = (
         Label(name="age", unit="Gyr", description="stellar age"),

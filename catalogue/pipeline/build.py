@@ -1,4 +1,8 @@
-"""The main job: bring a run's directory from whatever state it is in to the finished catalogue."""
+"""The main job: bring a run's directory from whatever state it is in to the finished catalogue.
+
+``cluster`` is imported where there is work for it: it brings Dask, which takes longer to import than a run with nothing
+to do takes to find that out.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import cluster
 from catalogue.models import InferenceSettings, model_class
 from catalogue.pipeline.file_digests import forget_layout, record_layout, record_missing_layouts
 from catalogue.pipeline.lock import RunLock
@@ -124,10 +127,10 @@ def build(
     run.directory.root.mkdir(parents=True, exist_ok=True)
     with RunLock(run.directory.lock):
         sweep_partial_files(run.directory.root)
-        manifest = _prepare(run, rescan)
+        manifest, known = _prepare(run, rescan)
         result = BuildResult(rows=manifest.n_rows)
         with _LazyCluster(run, client) as workers:
-            ingest_plan = _do_ingest(run, manifest, workers, result, progress, stop, rescan)
+            ingest_plan = _do_ingest(run, manifest, known, workers, result, progress, stop, rescan)
             inferences = _do_infer(run, manifest, ingest_plan, workers, result, progress, stop)
         _merge_all(run, manifest, ingest_plan, inferences, result, progress, allow_incomplete, configuration_text)
     return result
@@ -168,18 +171,18 @@ def sweep_partial_files(root: Path) -> None:
         entry.unlink(missing_ok=True)
 
 
-def _prepare(run: Run, rescan: bool) -> Manifest:
-    """Bring parent table, store layout and epoch up to date."""
+def _prepare(run: Run, rescan: bool) -> tuple[Manifest, StagePlan | None]:
+    """Bring parent table, store layout and epoch up to date; gives the ingest plan if it needs no second look."""
     earlier = read_manifest(run.directory.manifest)
     manifest, parent = imported_parent(run, earlier)
     plan = plan_ingest(run, manifest, parent, rescan)
     changed = any(unit.state == "stale" for unit in plan.units)
     manifest = dated(manifest, digest_of(run.semantics, manifest.parent), changed)
-    adopt_parent(run, earlier, manifest, parent, plan)
+    holds = adopt_parent(run, earlier, manifest, parent, plan)
     record_missing_layouts(run.directory)
     if manifest != earlier:
         write_manifest(run.directory.manifest, manifest)
-    return manifest
+    return manifest, plan if holds else None
 
 
 class _LazyCluster:
@@ -202,6 +205,8 @@ class _LazyCluster:
 
     def get(self) -> Any:
         if self.client is None:
+            import cluster
+
             configuration = self.run.configuration
             scratch = self.run.directory.root / "scratch"
             self._context = cluster.connect(
@@ -214,14 +219,15 @@ class _LazyCluster:
 def _do_ingest(
     run: Run,
     manifest: Manifest,
+    known: StagePlan | None,
     workers: _LazyCluster,
     result: BuildResult,
     progress: Progress,
     stop: threading.Event,
     rescan: bool,
 ) -> StagePlan:
-    plan = plan_ingest(run, manifest, run.directory.parent, rescan)
-    tasks = [cluster.Task(_task_key("ingest", unit), ingest, (_ingest_task(run, unit),)) for unit in plan.to_do]
+    plan = known or plan_ingest(run, manifest, run.directory.parent, rescan)
+    tasks = [(_task_key("ingest", unit), ingest, (_ingest_task(run, unit),)) for unit in plan.to_do]
     result.ingested += _run_stage("ingest", tasks, plan.to_do, workers, result, progress, stop)
     plan = plan_ingest(run, manifest, run.directory.parent, rescan) if tasks else plan
     if not plan.to_do:
@@ -252,7 +258,7 @@ def _do_infer(
     stop: threading.Event,
 ) -> dict[str, StagePlan]:
     plans = {model.identity: plan_infer(run, model, ingest_plan) for model in run.models}
-    tasks = []
+    tasks: list[tuple[str, Callable[..., UnitSummary], tuple[Any, ...]]] = []
     units = []
     for number, source in enumerate(ingest_plan.units):
         parts = [
@@ -269,7 +275,7 @@ def _do_infer(
                 manifest.chunk_rows,
                 tuple(parts),
             )
-            tasks.append(cluster.Task(_task_key("infer", source), infer, (task,)))
+            tasks.append((_task_key("infer", source), infer, (task,)))
             units.append(source)
     if tasks:
         _create_predictions(run, manifest)
@@ -305,16 +311,18 @@ def _create_predictions(run: Run, manifest: Manifest) -> None:
 
 def _run_stage(
     name: str,
-    tasks: list[Any],
+    tasks: list[tuple[str, Callable[..., UnitSummary], tuple[Any, ...]]],
     units: Iterable[UnitPlan],
     workers: _LazyCluster,
     result: BuildResult,
     progress: Progress,
     stop: threading.Event,
 ) -> int:
-    """Run the tasks of a stage; returns how many were done."""
+    """Run the tasks of a stage, given as name, function and arguments; returns how many were done."""
     if not tasks:
         return 0
+    import cluster
+
     client = workers.get()
     done = 0
     rows = sum(unit.stop - unit.start for unit in units)
@@ -325,7 +333,7 @@ def _run_stage(
             done += 1
             advance(summary.rows)
 
-        outcome = cluster.run_tasks(client, tasks, on_done=on_done, stop=stop)
+        outcome = cluster.run_tasks(client, [cluster.Task(*task) for task in tasks], on_done=on_done, stop=stop)
     result.set_aside.extend(str(unit) for unit in outcome.set_aside)
     if stop.is_set():
         raise Interrupted(f"stopped in stage {name}: {done} of {len(tasks)} units were finished and are kept")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,7 @@ def _stream(
 def rows_of_product(
     run: Run, product: DataModel, stages: Sequence[StagePlan]
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """First row and columns of a product, unit by unit.
+    """First row and columns of a product, unit by unit, those of the next being made while the caller writes.
 
     Parameters
     ----------
@@ -270,8 +271,17 @@ def rows_of_product(
         Ingest, and the inference of each model that the product uses, in the product's order.
     """
     sources = _Sources(run, product)
-    for units in zip(*(stage.units for stage in stages), strict=True):
-        yield units[0].start, product.evaluate(sources.read(units), run.configuration.options)
+    every = list(zip(*(stage.units for stage in stages), strict=True))
+
+    def columns(units: tuple[UnitPlan, ...]) -> dict[str, NDArray[Any]]:
+        return product.evaluate(sources.read(units), run.configuration.options)
+
+    with ThreadPoolExecutor(1) as reader:
+        pending = [reader.submit(columns, units) for units in every[:1]]
+        for number, units in enumerate(every):
+            found = pending.pop().result()
+            pending = [reader.submit(columns, following) for following in every[number + 1 : number + 2]]
+            yield units[0].start, found
 
 
 class _Sources:
@@ -286,6 +296,9 @@ class _Sources:
         self.extra = [name for name in run.extra_columns if name in names]
         self.parent = pq.ParquetFile(run.directory.parent) if self.extra else None
         self.models: dict[str, AppliedModel] = {alias: run.model_for(product, alias) for alias in product.uses}
+        self.outputs = {
+            alias: model_class(model.bundle.kind)(model.bundle).outputs for alias, model in self.models.items()
+        }
 
     def read(self, units: Sequence[UnitPlan]) -> dict[str, Any]:
         ingest, *inferences = units
@@ -315,7 +328,7 @@ class _Sources:
     def _predictions(
         self, alias: str, model: AppliedModel, unit: UnitPlan, start: int, stop: int
     ) -> Iterator[tuple[str, NDArray[Any]]]:
-        outputs = model_class(model.bundle.kind)(model.bundle).outputs
+        outputs = self.outputs[alias]
         if unit.state != "done" or unit.record is None:
             for output in outputs:
                 yield f"{alias}.{output.name}", np.full(stop - start, np.nan, output.dtype)

@@ -20,7 +20,7 @@ from catalogue.pipeline.run import Run
 from catalogue.spectra.store import StoreError, create_store, open_store
 
 
-def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent: Path, plan: StagePlan) -> None:
+def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent: Path, plan: StagePlan) -> bool:
     """Make ``parent`` the run's parent table and lay the store out for it.
 
     Parameters
@@ -34,12 +34,17 @@ def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent:
         Imported table, possibly already the run's own.
     plan : StagePlan
         Ingest plan for ``parent``, from the records on disk.
+
+    Returns
+    -------
+    bool
+        Whether ``plan`` still holds; False where the store was laid out anew.
     """
     directory = run.directory
     if earlier is not None and _same_layout(earlier, manifest) and _made_for(run, directory.spectra):
         if parent != directory.parent:
             _replace_parent(run, parent)
-        return
+        return True
     records = directory.ingest_records
     kept = records.with_name("earlier-ingest")
     shutil.rmtree(kept, ignore_errors=True)
@@ -66,6 +71,7 @@ def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent:
             _link_unit(directory.earlier_spectra, directory.spectra, unit.start, unit.stop, manifest)
             write_record(records, unit.unit, unit.record)
     shutil.rmtree(kept, ignore_errors=True)
+    return False
 
 
 def _replace_parent(run: Run, parent: Path) -> None:

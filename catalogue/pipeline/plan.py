@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from catalogue.models import model_class
+from catalogue.models import inference_version
 from catalogue.pipeline.manifest import Manifest
 from catalogue.pipeline.records import Record, read_record
 from catalogue.pipeline.run import AppliedModel, Run
 from catalogue.spectra.ingest import input_digest
+from catalogue.spectra.paths import SpectraRoot
 
 FILES_CHECKED_UP_TO = 100_000
 RECORDS_SAMPLED = 20
@@ -32,7 +33,8 @@ class UnitPlan:
     causes : tuple of str
         The inputs whose digest changed.
     inputs : dict of str to str
-        Digests that its record will name.
+        Digests that its record will name; ``rows`` of a new ingest unit is left to its worker, so that the files of
+        a new survey are looked up in parallel and not by the plan.
     record : Record or None
         Record on disk.
     """
@@ -92,23 +94,23 @@ def plan_ingest(run: Run, manifest: Manifest, parent: Path, rescan: bool = False
     check = run.configuration.spectra.check
     compare = rescan or check == "files" or (check == "auto" and manifest.n_rows <= FILES_CHECKED_UP_TO)
     survey = f"{run.survey.name}/{run.survey.reader_version}"
+    root = SpectraRoot(run.configuration.spectra.root)
     units = []
     for number, start, stop in manifest.units:
         record = read_record(run.directory.ingest_records, number)
         layout = f"{start}:{stop}:{manifest.chunk_rows}:{manifest.unit_rows}"
-        trusted = not compare and record is not None and record.inputs.get("parent") == manifest.parent
-        if trusted and record is not None:
-            inputs = {**record.inputs, "survey": survey, "layout": layout}
-        else:
-            rows = input_digest(parent, run.configuration.spectra.root, start, stop)
-            inputs = {"rows": rows, "survey": survey, "layout": layout, "parent": manifest.parent}
+        inputs = {"survey": survey, "layout": layout, "parent": manifest.parent}
+        if record is not None and not compare and record.inputs.get("parent") == manifest.parent:
+            inputs = {**record.inputs, **inputs}
+        elif record is not None:
+            inputs["rows"] = input_digest(parent, root, start, stop)
         units.append(_unit(number, start, stop, inputs, record, ignored=("parent",)))
     return StagePlan("ingest", tuple(units))
 
 
 def plan_infer(run: Run, model: AppliedModel, ingest: StagePlan) -> StagePlan:
     """Plan of the inference stage of one model, given the ingest stage."""
-    kind = model_class(model.bundle.kind)
+    version = f"{model.bundle.kind}/{inference_version(model.bundle.kind)}"
     units = []
     for source in ingest.units:
         record = read_record(run.directory.infer_records(model.identity), source.unit)
@@ -119,7 +121,7 @@ def plan_infer(run: Run, model: AppliedModel, ingest: StagePlan) -> StagePlan:
             "spectra": source.record.output,
             "model": model.bundle.digest,
             "settings": model.settings_digest,
-            "inference": f"{kind.kind}/{kind.inference_version}",
+            "inference": version,
         }
         units.append(_unit(source.unit, source.start, source.stop, inputs, record))
     return StagePlan(f"infer {model.bundle.description.name}", tuple(units))

@@ -22,7 +22,8 @@ from catalogue.models import InferenceSettings, Model, SpectraBatch, load_model
 from catalogue.pipeline.faults import fault_point
 from catalogue.pipeline.file_digests import file_digests, files_of_unit
 from catalogue.pipeline.records import Record, read_record, remove_record, write_record
-from catalogue.spectra.ingest import ingest_unit
+from catalogue.spectra.ingest import ingest_unit, input_digest
+from catalogue.spectra.paths import SpectraRoot
 from catalogue.spectra.primitives import is_usable
 from catalogue.spectra.store import read_rows, write_rows
 
@@ -85,20 +86,17 @@ def ingest(task: IngestTask) -> UnitSummary:
         return UnitSummary(task.unit, task.stop - task.start, done.seconds, dict(done.counts))
     fault_point("ingest", task.unit, "before")
     remove_record(Path(task.records), task.unit)
-    summary = ingest_unit(
-        Path(task.store),
-        Path(task.parent),
-        task.survey,
-        Path(task.root),
-        task.start,
-        task.stop,
-        reuse=task.reuse,
-    )
+    store, parent, root = Path(task.store), Path(task.parent), Path(task.root)
+    inputs = task.inputs
+    if "rows" not in inputs:
+        # Before the files are read: one that is replaced meanwhile is found stale.
+        inputs = {**inputs, "rows": input_digest(parent, SpectraRoot(root), task.start, task.stop)}
+    summary = ingest_unit(store, parent, task.survey, root, task.start, task.stop, reuse=task.reuse)
     fault_point("ingest", task.unit, "written")
     seconds = time.perf_counter() - began
     files = file_digests(Path(task.store), files_of_unit(Path(task.store), task.start, task.stop))
     record = Record(
-        task.start, task.stop, task.inputs, summary.digest, dict(summary.counts), seconds, _worker(),
+        task.start, task.stop, inputs, summary.digest, dict(summary.counts), seconds, _worker(),
         summary.n_reused, files,
     )  # fmt: skip
     write_record(Path(task.records), task.unit, record)
@@ -198,7 +196,7 @@ def content_digest(columns: dict[str, NDArray[Any]]) -> str:
 def _done_before(records: str, unit: int, inputs: dict[str, str]) -> Record | None:
     """Record of an attempt whose answer was lost on its way to the driver, as when its worker died just afterwards."""
     record = read_record(Path(records), unit)
-    return record if record is not None and record.inputs == inputs else None
+    return record if record is not None and inputs.items() <= record.inputs.items() else None
 
 
 def _worker() -> str:

@@ -121,7 +121,7 @@ def ingest_unit(
     )
 
 
-def input_digest(parent: Path, root: Path, start: int, stop: int) -> str:
+def input_digest(parent: Path, root: SpectraRoot, start: int, stop: int) -> str:
     """Digest of everything that decides what :func:`ingest_unit` gives for some rows, without opening a file.
 
     Parameters
@@ -146,10 +146,9 @@ def input_digest(parent: Path, root: Path, start: int, stop: int) -> str:
     names = dict.fromkeys([*facts["survey_columns"], facts["key"], *BOOKKEEPING])
     columns = read_parent_columns(parent, list(names), start, stop)
     signatures = np.full((stop - start, 2), -1, np.int64)
-    spectra = SpectraRoot(root)
     for row in np.flatnonzero(columns["selected"] & (columns["path"] != "")):
         try:
-            _, found = spectra.locate(str(columns["path"][row]))
+            _, found = root.locate(str(columns["path"][row]))
         except SpectrumError as error:
             signatures[row] = -2, int(error.status)
         else:

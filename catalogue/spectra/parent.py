@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,8 @@ def _write(table: TableSource, plan: ImportPlan, survey: Survey, partial: Path, 
             n_rows += n
             groups.add(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
         groups.finish()
+    # The sort below needs as much as Arrow keeps for blocks that will not come.
+    pa.default_memory_pool().release_unused()
     rows, earlier = repeated_keys(np.frombuffer(hashes, np.uint64), np.frombuffer(missing, bool))
     if len(rows):
         _mark_duplicates(partial, rows, earlier)
@@ -287,16 +291,9 @@ def read_parent_columns(parent: Path, names: Sequence[str], start: int, stop: in
     found = {name: _matching(name, metadata.schema.to_arrow_schema().names, parent) for name in names}
     if not 0 <= start <= stop <= metadata.num_rows:
         raise ParentError(f"{parent}: expected rows within 0 to {metadata.num_rows}, asked for {start} to {stop}")
-    first = 0
-    groups: list[int] = []
-    offset = start
-    for number in range(metadata.num_row_groups):
-        rows = metadata.row_group(number).num_rows
-        if first < stop and first + rows > start:
-            if not groups:
-                offset = start - first
-            groups.append(number)
-        first += rows
+    ends = _group_ends(parent, facts.st_mtime_ns, facts.st_size)
+    groups = list(range(bisect_right(ends, start), bisect_left(ends, stop) + 1)) if start < stop else []
+    offset = start - (ends[groups[0] - 1] if groups and groups[0] else 0)
     with pq.ParquetFile(parent, metadata=metadata) as source:
         table = source.read_row_groups(groups, columns=sorted(set(found.values())), use_threads=False)
     table = table.slice(offset, stop - start)
@@ -321,7 +318,8 @@ def parent_facts(parent: Path) -> dict[str, Any]:
     ParentError
         If :func:`import_parent` did not write it.
     """
-    metadata = pq.read_schema(parent).metadata or {}
+    file = parent.stat()
+    metadata = _metadata_of(parent, file.st_mtime_ns, file.st_size).metadata or {}
     if _METADATA not in metadata:
         raise ParentError(f"{parent}: not an imported parent table")
     facts: dict[str, Any] = json.loads(metadata[_METADATA])
@@ -338,6 +336,13 @@ def parent_row_count(parent: Path) -> int:
 def _metadata_of(parent: Path, mtime_ns: int, size: int) -> pq.FileMetaData:
     # Time and size are part of the cache's key: an import may replace the file within one process.
     return pq.read_metadata(parent)
+
+
+@lru_cache(maxsize=4)
+def _group_ends(parent: Path, mtime_ns: int, size: int) -> list[int]:
+    """Row behind the last one of every row group."""
+    metadata = _metadata_of(parent, mtime_ns, size)
+    return list(accumulate(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)))
 
 
 def _matching(name: str, names: Sequence[str], parent: Path) -> str:

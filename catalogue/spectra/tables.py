@@ -69,8 +69,10 @@ class ParquetTable(TableSource):
                 raise ParentError(f"{self.path}: column {name}: expected one value per row, found {kind}")
         try:
             with pa.parquet.ParquetFile(self.path) as source:
-                for batch in source.iter_batches(rows, columns=list(names)):
-                    yield {name: batch.column(name) for name in names}
+                # Group by group: a reader of several keeps what it has read of all of them until it is closed.
+                for group in range(source.num_row_groups):
+                    for batch in source.iter_batches(rows, row_groups=[group], columns=list(names)):
+                        yield {name: batch.column(name) for name in names}
         except (pa.ArrowInvalid, OSError) as error:
             raise ParentError(f"{self.path}: not readable as Parquet: {error}") from error
 

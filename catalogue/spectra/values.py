@@ -21,7 +21,7 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "str": pa.string(),
 }
 STRINGS = np.dtypes.StringDType()
-_MISSING_WORDS = pa.array(["", "nan", "null", "none", "na", "n/a", "--", "-", "\\n"])
+_MISSING_WORDS = ("", "nan", "null", "none", "na", "n/a", "--", "-", "\\n")
 _EXACT = 1 << 53
 """Integers beyond this are not all representable in float64."""
 _WHOLE = r"^([+-]?[0-9]+)(\.0*)?$"
@@ -126,7 +126,7 @@ def to_numpy(values: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
 
 def _from_text(text: pa.Array, dtype: str, nulls: tuple[float, ...]) -> pa.Array:
     text = pc.utf8_trim_whitespace(text)
-    missing = pc.is_in(pc.utf8_lower(text), value_set=_MISSING_WORDS)
+    missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(_MISSING_WORDS))
     text = pc.if_else(missing, pa.scalar(None, pa.string()), text)
     if dtype.startswith("float"):
         return _to_float(_checked(text, lambda array: array.cast(pa.float64()), dtype), dtype, nulls)

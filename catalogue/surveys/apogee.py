@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from catalogue.spectra.primitives import FlagBit, PixelGrid, RowColumn, RowStatus, Spectrum, SpectrumError
-from catalogue.surveys.apogee_files import UnusualLayoutError, read_by_offset, read_with_astropy
+from catalogue.surveys.apogee_files import read_by_offset, read_with_astropy
 from catalogue.surveys.base import Survey
+from catalogue.surveys.regular_fits import IrregularFileError
 
 _PIXEL_MASK: tuple[tuple[int, str, str, bool], ...] = (
     (0, "BADPIX", "marked bad in the bad-pixel mask, or strongly affected by one that is", True),
@@ -120,7 +121,7 @@ class Apogee(Survey):
         """
         try:
             return read_by_offset(path, self.grid)
-        except UnusualLayoutError:
+        except IrregularFileError:
             return read_with_astropy(path, self.grid)
         except IsADirectoryError as error:
             raise SpectrumError(RowStatus.UNREADABLE, f"{path.name}: is a directory") from error

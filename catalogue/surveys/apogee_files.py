@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogue.spectra.primitives import PixelGrid, RowStatus, Spectrum, SpectrumError
+from catalogue.surveys.regular_fits import BLOCK, CARD, Cards, IrregularFileError
 
-BLOCK = 2880
-CARD = 80
 UNKNOWN_ERROR = 1e9
 """Errors at least this large (1e-17 erg/s/cm²/Å) are the pipelines' way to say that a pixel holds nothing.
 
@@ -32,10 +31,6 @@ _CARDS: dict[str, tuple[str, ...]] = {
     "file_snr": ("SNR",),
     "file_nvisits": ("NVISITS",),
 }
-
-
-class UnusualLayoutError(Exception):
-    """The file needs the general reader; raised before anything is decided about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +48,22 @@ def read_by_offset(path: Path, grid: PixelGrid) -> Spectrum:
     Raises
     ------
     SpectrumError
+    IrregularFileError
+        If the file needs the general reader; raised before anything is decided about it.
     """
     descriptor = _open(path)
     try:
         size = os.fstat(descriptor).st_size
         if size == 0:
             raise SpectrumError(RowStatus.EMPTY_FILE, f"{path.name}: zero bytes")
-        header, offset = _primary_header(descriptor, path, size)
+        primary, offset = _primary_header(descriptor, path, size)
         extensions = []
         for number in (1, 2, 3):
             extension, offset = _image_row(descriptor, offset, size, path, number)
             extensions.append(extension)
     finally:
         os.close(descriptor)
-    cards = {name: _first_card(header, keywords) for name, keywords in _CARDS.items()}
+    cards = {name: _first_card(primary, keywords) for name, keywords in _CARDS.items()}
     return _spectrum(path, grid, extensions, cards)
 
 
@@ -119,19 +116,22 @@ def _truncated(path: Path, size: int, expected: int, where: str) -> SpectrumErro
     )
 
 
-def _primary_header(descriptor: int, path: Path, size: int) -> tuple[bytes, int]:
+def _primary_header(descriptor: int, path: Path, size: int) -> tuple[Cards, int]:
     """Primary header without data, and the offset of what follows."""
     header = os.pread(descriptor, 6 * BLOCK, 0)
     if not header.startswith(b"SIMPLE  ="):
-        raise UnusualLayoutError
+        raise IrregularFileError(f"{path.name}: no SIMPLE")
     while (end := _end_of_header(header)) < 0:
         more = os.pread(descriptor, 6 * BLOCK, len(header))
         if not more:
             raise _truncated(path, size, len(header) + BLOCK, "primary header")
         header += more
-    if _integer(header, "NAXIS") != 0:
-        raise UnusualLayoutError
-    return header[:end], end
+    if len(header) < end:
+        raise _truncated(path, size, end, "primary header")
+    cards = _cards(header[:end])
+    if cards.integer("NAXIS") != 0:
+        raise IrregularFileError(f"{path.name}: data in the primary unit")
+    return cards, end
 
 
 def _image_row(descriptor: int, offset: int, size: int, path: Path, number: int) -> tuple[_Extension, int]:
@@ -140,22 +140,20 @@ def _image_row(descriptor: int, offset: int, size: int, path: Path, number: int)
     if len(header) < BLOCK:
         raise _truncated(path, size, offset + BLOCK, f"header of extension {number}")
     if not header.startswith(b"XTENSION= 'IMAGE   '") or _end_of_header(header) != BLOCK:
-        raise UnusualLayoutError
-    if _card(header, "BZERO") is not None or _card(header, "BSCALE") is not None:
-        raise UnusualLayoutError
-    bits, axes, width = (_integer(header, keyword) for keyword in ("BITPIX", "NAXIS", "NAXIS1"))
-    if axes not in (1, 2) or bits not in (8, 16, 32, 64, -32, -64) or width < 1:
-        raise UnusualLayoutError
-    rows = _integer(header, "NAXIS2") if axes == 2 else 1
+        raise IrregularFileError(f"{path.name}: extension {number} is no image with a header of one block")
+    cards = _cards(header)
+    bits, axes, width = (cards.integer(keyword) for keyword in ("BITPIX", "NAXIS", "NAXIS1"))
+    plain = axes in (1, 2) and bits in (8, 16, 32, 64, -32, -64) and width >= 1
+    rows = cards.integer("NAXIS2") if axes == 2 else 1
+    if not plain or rows < 1 or "BZERO" in cards or "BSCALE" in cards:
+        raise IrregularFileError(f"{path.name}: extension {number} is no plain image")
     start, row_bytes = offset + BLOCK, abs(bits) // 8 * width
     end = start + row_bytes * rows
-    if rows < 1:
-        raise UnusualLayoutError
     if size < end:
         raise _truncated(path, size, end, f"data of extension {number}")
     content = os.pread(descriptor, row_bytes, start)
     dtype = np.dtype(f">{'f' if bits < 0 else 'u'}{abs(bits) // 8}")
-    grid_cards = (_number(header, keyword) for keyword in ("CRVAL1", "CDELT1"))
+    grid_cards = (_number(cards, keyword) for keyword in ("CRVAL1", "CDELT1"))
     return _Extension(np.frombuffer(content, dtype), *grid_cards), end + -end % BLOCK
 
 
@@ -167,44 +165,20 @@ def _end_of_header(header: bytes) -> int:
     return -1 if position < 0 else (position // BLOCK + 1) * BLOCK
 
 
-def _card(header: bytes, keyword: str) -> str | None:
-    """Value field of a card, unparsed."""
-    key = f"{keyword:<8}=".encode()
-    position = header.find(key)
-    while position >= 0 and position % CARD:
-        position = header.find(key, position + 1)
-    return None if position < 0 else header[position + 10 : position + CARD].decode("ascii", "replace")
+def _cards(header: bytes) -> Cards:
+    if not header.isascii():
+        raise IrregularFileError("a header that is not ASCII")
+    return Cards(header)
 
 
-def _integer(header: bytes, keyword: str) -> int:
-    try:
-        return int((_card(header, keyword) or "").split("/")[0])
-    except ValueError:
-        raise UnusualLayoutError from None
+def _number(cards: Cards, keyword: str) -> float | None:
+    value = cards.value(keyword)
+    return float(value) if isinstance(value, int | float) else None
 
 
-def _number(header: bytes, keyword: str) -> float | None:
-    try:
-        return float((_card(header, keyword) or "").split("/")[0].replace("D", "E"))
-    except ValueError:
-        return None
-
-
-def _first_card(header: bytes, keywords: tuple[str, ...]) -> float | int | str | None:
-    """Parse the first of ``keywords`` that a raw header has."""
-    for keyword in keywords:
-        text = _card(header, keyword)
-        if text is None:
-            continue
-        text = text.strip()
-        if text.startswith("'"):
-            return text[1 : text.find("'", 1)].rstrip() if text.find("'", 1) > 0 else None
-        text = text.split("/")[0].strip().replace("D", "E")
-        try:
-            return int(text) if text.lstrip("+-").isdigit() else float(text)
-        except ValueError:
-            return None
-    return None
+def _first_card(cards: Cards, keywords: tuple[str, ...]) -> float | int | str | None:
+    """Value of the first of ``keywords`` that the header has."""
+    return next((cards.value(keyword) for keyword in keywords if keyword in cards), None)
 
 
 def _astropy_row(hdu: object, path: Path, number: int) -> _Extension:

@@ -10,6 +10,7 @@ import numpy as np
 
 from catalogue.spectra.ingest import IngestSummary, ingest_unit, input_digest
 from catalogue.spectra.parent import import_parent
+from catalogue.spectra.paths import SpectraRoot
 from catalogue.spectra.primitives import RowStatus
 from catalogue.spectra.store import create_store, read_rows
 from catalogue.surveys import load_survey
@@ -40,7 +41,7 @@ class Ingested:
     @property
     def inputs(self) -> list[str]:
         return [
-            input_digest(self.parent, self.root, start, min(start + 2 * CHUNK, self.n_rows))
+            input_digest(self.parent, SpectraRoot(self.root), start, min(start + 2 * CHUNK, self.n_rows))
             for start in range(0, self.n_rows, 2 * CHUNK)
         ]
 

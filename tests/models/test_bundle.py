@@ -2,12 +2,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from catalogue.models import BundleError, find_bundle, load_bundle, load_model, model_class, model_kinds
+from catalogue.models import (
+    BundleError,
+    _written_version,
+    find_bundle,
+    load_bundle,
+    load_model,
+    model_class,
+    model_kinds,
+)
 from catalogue.models.bundle import DESCRIPTION, SHIPPED, WEIGHTS, bundle_digest, save_bundle
 from tests.factories.bundles import tiny_spt_bundle
 
@@ -146,3 +156,22 @@ def test_bundles_are_found_by_path_and_by_shipped_name(bundle):
 def test_every_kind_that_is_installed_loads():
     for kind in model_kinds():
         assert model_class(kind).kind == kind
+
+
+def test_versions_are_found_without_importing_torch():
+    program = (
+        "import sys, catalogue.models as m\n"
+        "read = {kind: m.inference_version(kind) for kind in m.model_kinds()}\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+        "assert read == {kind: m.model_class(kind).inference_version for kind in read}, read\n"
+        "assert read == {kind: m.inference_version(kind) for kind in read}\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_version_that_is_not_written_as_a_number_is_left_to_the_class():
+    assert _written_version("class A(B):\n    inference_version = 7\n", "A") == 7
+    assert _written_version("class A(B):\n    inference_version: ClassVar[int] = 7\n", "A") == 7
+    assert _written_version("class A(B):\n    inference_version = OTHER\n", "A") is None
+    assert _written_version("class A(B):\n    pass\n", "A") is None
+    assert _written_version("class C:\n    inference_version = 7\n", "A") is None

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
-import catalogue.models.forest as forest_module
 from catalogue.models.forest import Forest
 from catalogue.models.latent_forest import MAD_TO_SIGMA, AgeForest, ForestSettings, _residual_model
 from tests.factories.apogee import age_training_set, tiny_age_forest
@@ -30,13 +29,6 @@ def test_every_tree_equals_sklearn(trained, rows):
     expected = np.stack([tree.predict(rows) for tree in trained.estimators_])
     found = Forest.from_sklearn(trained).predict_trees(rows)
     np.testing.assert_array_equal(found, expected)
-
-
-def test_numpy_evaluation_gives_the_same_bytes(trained, rows, monkeypatch):
-    forest = Forest.from_sklearn(trained)
-    compiled = forest.predict_trees(rows[:777])
-    monkeypatch.setattr(forest_module, "_walk", [None])
-    np.testing.assert_array_equal(forest.predict_trees(rows[:777]), compiled)
 
 
 def test_values_on_a_threshold_go_left_as_in_sklearn(trained):
