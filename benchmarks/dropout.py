@@ -58,9 +58,11 @@ class FromPixels(nn.Module):
         coefficients = pixels @ self.components.T
         for _ in range(self.refinements):
             coefficients = torch.where(good, pixels, coefficients @ self.components) @ self.components.T
-        bands = zip(noise.tensor_split(self.noise_bands, 1), good.tensor_split(self.noise_bands, 1), strict=True)
-        means = [part.square().sum(1) / kept.sum(1).clamp(min=1) for part, kept in (bands if self.noise_bands else ())]
-        levels = [0.5 * torch.log10(mean.clamp(1e-4, 1e4))[:, None] for mean in means]
+        levels = []
+        if self.noise_bands:
+            for part, kept in zip(*(x.tensor_split(self.noise_bands, 1) for x in (noise, good)), strict=True):
+                mean = part.square().sum(1) / kept.sum(1).clamp(min=1)
+                levels.append(0.5 * torch.log10(mean.clamp(1e-4, 1e4))[:, None])
         return self.network(torch.cat([coefficients / self.scale, *levels], dim=1))
 
 
@@ -154,7 +156,7 @@ def compare(model: SpectralTransformer, batch: SpectraBatch, passes: int, thread
 
     print(f"\nT = {passes}, {rows} stars, {threads} thread(s), medians of {repeat}")
     print(f"  network: {agreement(ours_network(), loop(plain, (features,), passes, 256))}")
-    pixels = prepared.pixels, prepared.good
+    pixels = prepared.pixels, prepared.good, prepared.noise
     print(f"  pixels:  {agreement(ours_pixels(), loop(whole, pixels, passes, 256))}")
     print(f"  {'ms per star':22s}{'wall:':>9s}{'batch':>7s}{'':>17s}{'CPU:':>16s}")
     print(f"  {'from':22s}{'loop':>9s}{'':>7s}{'ours':>9s}{'ratio':>8s}{'loop':>16s}{'ours':>8s}{'ratio':>8s}")
