@@ -171,6 +171,16 @@ def sweep_partial_files(root: Path) -> None:
         entry.unlink(missing_ok=True)
 
 
+def sweep_partial_chunks(store: Path) -> None:
+    """Remove the chunk files that killed workers left half-written in a store.
+
+    Walks all chunks, hence only where there is work to do or a worker was lost. A worker of an earlier driver that is
+    still writing loses its file, fails and tells nobody, since its driver is gone.
+    """
+    for entry in store.rglob("*.partial") if store.is_dir() else []:
+        entry.unlink(missing_ok=True)
+
+
 def _prepare(run: Run, rescan: bool) -> tuple[Manifest, StagePlan | None]:
     """Bring parent table, store layout and epoch up to date; gives the ingest plan if it needs no second look."""
     earlier = read_manifest(run.directory.manifest)
@@ -228,7 +238,8 @@ def _do_ingest(
 ) -> StagePlan:
     plan = known or plan_ingest(run, manifest, run.directory.parent, rescan)
     tasks = [(_task_key("ingest", unit), ingest, (_ingest_task(run, unit),)) for unit in plan.to_do]
-    result.ingested += _run_stage("ingest", tasks, plan.to_do, workers, result, progress, stop)
+    stores = [run.directory.spectra]
+    result.ingested += _run_stage(run, "ingest", tasks, plan.to_do, stores, workers, result, progress, stop)
     plan = plan_ingest(run, manifest, run.directory.parent, rescan) if tasks else plan
     if not plan.to_do:
         finish_parent_change(run)
@@ -279,7 +290,8 @@ def _do_infer(
             units.append(source)
     if tasks:
         _create_predictions(run, manifest)
-    result.inferred += _run_stage("infer", tasks, units, workers, result, progress, stop)
+    stores = [run.directory.predictions(model.identity) for model in run.models]
+    result.inferred += _run_stage(run, "infer", tasks, units, stores, workers, result, progress, stop)
     return {model.identity: plan_infer(run, model, ingest_plan) for model in run.models} if tasks else plans
 
 
@@ -310,9 +322,11 @@ def _create_predictions(run: Run, manifest: Manifest) -> None:
 
 
 def _run_stage(
+    run: Run,
     name: str,
     tasks: list[tuple[str, Callable[..., UnitSummary], tuple[Any, ...]]],
     units: Iterable[UnitPlan],
+    stores: Iterable[Path],
     workers: _LazyCluster,
     result: BuildResult,
     progress: Progress,
@@ -323,6 +337,8 @@ def _run_stage(
         return 0
     import cluster
 
+    for store in stores:
+        sweep_partial_chunks(store)
     client = workers.get()
     done = 0
     rows = sum(unit.stop - unit.start for unit in units)
@@ -334,6 +350,10 @@ def _run_stage(
             advance(summary.rows)
 
         outcome = cluster.run_tasks(client, [cluster.Task(*task) for task in tasks], on_done=on_done, stop=stop)
+    if outcome.repeated:
+        sweep_partial_files(run.directory.root)
+        for store in stores:
+            sweep_partial_chunks(store)
     result.set_aside.extend(str(unit) for unit in outcome.set_aside)
     if stop.is_set():
         raise Interrupted(f"stopped in stage {name}: {done} of {len(tasks)} units were finished and are kept")

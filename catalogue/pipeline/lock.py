@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 
 HEARTBEAT_SECONDS = 20.0
 STALE_AFTER_SECONDS = 180.0
+_START_TOLERANCE = 3.0  # the system states its own start in whole seconds [s]
 
 
 class RunLocked(Exception):  # noqa: N818 - it states a fact, not a fault
@@ -26,7 +28,8 @@ class RunLock:
 
     On one host a lock is stale when its process has gone (its id may have been given to another process,
     so its start time is compared too). Across hosts, where processes cannot be seen, it is stale when
-    its heartbeat is older than :data:`STALE_AFTER_SECONDS`.
+    its heartbeat is older than :data:`STALE_AFTER_SECONDS`. Neither depends on the clocks of the hosts,
+    which may be wrong or set anew while a run lasts.
 
     Raises
     ------
@@ -40,9 +43,7 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, daemon=True, name="run-lock heartbeat")
 
     def __enter__(self) -> RunLock:
-        content = json.dumps(
-            {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-        )
+        content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(psutil.Process())})
         for _ in range(2):
             try:
                 descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -89,20 +90,38 @@ def lock_owner(path: Path) -> str | None:
     """Host and process that hold the lock, or None if there is none or it is stale."""
     try:
         content = json.loads(path.read_text())
-        age = time.time() - path.stat().st_mtime
+        beaten = path.stat().st_mtime
         host, pid, started = content["host"], int(content["pid"]), float(content["started"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         # A process that died between creating and filling the lock leaves it empty.
         try:
-            return None if time.time() - path.stat().st_mtime > HEARTBEAT_SECONDS else "a run that is just starting"
+            return (
+                None
+                if _now_at(path.parent) - path.stat().st_mtime > HEARTBEAT_SECONDS
+                else "a run that is just starting"
+            )
         except FileNotFoundError:
             return None
     owner = f"process {pid} on {host}"
     if host != socket.gethostname():
-        return None if age > STALE_AFTER_SECONDS else owner
+        return None if _now_at(path.parent) - beaten > STALE_AFTER_SECONDS else owner
     try:
-        return owner if abs(psutil.Process(pid).create_time() - started) < 1.0 else None
+        return owner if abs(_started(psutil.Process(pid)) - started) < _START_TOLERANCE else None
     except psutil.NoSuchProcess:
         return None
+
+
+def _started(process: psutil.Process) -> float:
+    """Start of a process since the start of the system [s], which setting the clock does not change."""
+    return float(process.create_time() - psutil.boot_time())
+
+
+def _now_at(directory: Path) -> float:
+    """Time by the clock that dates the files of a directory, on a shared file system the server's."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        return time.time()

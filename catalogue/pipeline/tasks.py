@@ -125,15 +125,17 @@ def infer(task: InferTask, halvings: int = 0) -> UnitSummary:
         halved, which never changes a result on the CPU.
     """
     began = time.perf_counter()
-    fault_point("infer", task.unit, "before")
     parts = [part for part in task.models if _done_before(part.records, task.unit, part.inputs) is None]
+    if not parts:
+        return UnitSummary(task.unit, task.stop - task.start, 0.0, {})
+    fault_point("infer", task.unit, "before")
     models = [_model(part.bundle, part.digest) for part in parts]
     results: list[dict[str, NDArray[Any]]] = [
         {output.name: np.full(task.stop - task.start, np.nan, output.dtype) for output in model.outputs}
         for model in models
     ]
     usable_rows = 0
-    for batch in _batches(task, models) if models else ():
+    for batch in _batches(task, models):
         at = slice(batch.first_row - task.start, batch.first_row - task.start + len(batch))
         usable_rows += int(batch.usable.sum())
         for part, model, result in zip(parts, models, results, strict=True):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogue.spectra.primitives import PixelGrid, RowStatus, Spectrum, SpectrumError
-from catalogue.surveys.regular_fits import BLOCK, CARD, Cards, IrregularFileError
+from catalogue.surveys.regular_fits import BLOCK, CARD, Cards, IrregularFileError, read_promised
 
 UNKNOWN_ERROR = 1e9
 """Errors at least this large (1e-17 erg/s/cm²/Å) are the pipelines' way to say that a pixel holds nothing.
@@ -118,11 +118,11 @@ def _truncated(path: Path, size: int, expected: int, where: str) -> SpectrumErro
 
 def _primary_header(descriptor: int, path: Path, size: int) -> tuple[Cards, int]:
     """Primary header without data, and the offset of what follows."""
-    header = os.pread(descriptor, 6 * BLOCK, 0)
+    header = read_promised(descriptor, path.name, size, 6 * BLOCK)
     if not header.startswith(b"SIMPLE  ="):
         raise IrregularFileError(f"{path.name}: no SIMPLE")
     while (end := _end_of_header(header)) < 0:
-        more = os.pread(descriptor, 6 * BLOCK, len(header))
+        more = read_promised(descriptor, path.name, size, 6 * BLOCK, len(header))
         if not more:
             raise _truncated(path, size, len(header) + BLOCK, "primary header")
         header += more
@@ -136,7 +136,7 @@ def _primary_header(descriptor: int, path: Path, size: int) -> tuple[Cards, int]
 
 def _image_row(descriptor: int, offset: int, size: int, path: Path, number: int) -> tuple[_Extension, int]:
     """First row of the image extension that starts at ``offset``, and the offset of the next."""
-    header = os.pread(descriptor, BLOCK, offset)
+    header = read_promised(descriptor, path.name, size, BLOCK, offset)
     if len(header) < BLOCK:
         raise _truncated(path, size, offset + BLOCK, f"header of extension {number}")
     if not header.startswith(b"XTENSION= 'IMAGE   '") or _end_of_header(header) != BLOCK:
@@ -151,7 +151,7 @@ def _image_row(descriptor: int, offset: int, size: int, path: Path, number: int)
     end = start + row_bytes * rows
     if size < end:
         raise _truncated(path, size, end, f"data of extension {number}")
-    content = os.pread(descriptor, row_bytes, start)
+    content = read_promised(descriptor, path.name, size, row_bytes, start)
     dtype = np.dtype(f">{'f' if bits < 0 else 'u'}{abs(bits) // 8}")
     grid_cards = (_number(cards, keyword) for keyword in ("CRVAL1", "CDELT1"))
     return _Extension(np.frombuffer(content, dtype), *grid_cards), end + -end % BLOCK

@@ -7,6 +7,7 @@ by position leaves little beside the decompression. Whatever departs from the re
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import zlib
@@ -71,13 +72,30 @@ def _read_bytes(path: Path, limit: int) -> bytes:
         size = os.fstat(descriptor).st_size
         if size > limit:
             raise SpectrumError(RowStatus.UNREADABLE, f"{path.name}: expected at most {limit} bytes, found {size}")
-        pieces = [os.read(descriptor, size)]
-        # A network file system may return less than was asked for.
-        while (missing := size - sum(map(len, pieces))) and (piece := os.read(descriptor, missing)):
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return read_promised(descriptor, path.name, size, size)
     finally:
         os.close(descriptor)
+
+
+def read_promised(descriptor: int, name: str, size: int, length: int, offset: int = 0) -> bytes:
+    """Bytes of an open file from ``offset`` on: ``length`` of them, or fewer where a file of ``size`` bytes ends.
+
+    Raises
+    ------
+    OSError
+        If the file system gives fewer than the size that it states, as network file systems do for a file that is
+        stale: that is no property of the file, and worth a retry.
+    """
+    wanted = max(0, min(length, size - offset))
+    content = os.pread(descriptor, wanted, offset)
+    while len(content) < wanted:
+        piece = os.pread(descriptor, wanted - len(content), offset + len(content))
+        if not piece:
+            raise OSError(
+                errno.EIO, f"expected {wanted} bytes from {offset} on, the file system gave {len(content)}", name
+            )
+        content += piece
+    return content
 
 
 def _gunzip(content: bytes, name: str, limit: int) -> bytes:

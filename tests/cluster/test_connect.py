@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -108,3 +110,22 @@ def test_batch_systems_without_their_package_name_the_extra(monkeypatch):
 def test_only_batch_systems_have_a_job_script(where):
     with pytest.raises(ClusterError, match="expected kind slurm or pbs"):
         cluster.job_script(where)
+
+
+COMMENTED_KEY = re.compile(r"^# (?=[a-z_]+: )", re.MULTILINE)
+FILES = sorted((Path(__file__).resolve().parents[2] / "configs" / "clusters").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_files_that_come_along_are_right_down_to_their_comments(path):
+    settings = load_settings(path, relative_to=Path.cwd())
+    commented = {**yaml.safe_load(path.read_text()), **yaml.safe_load(COMMENTED_KEY.sub("", path.read_text()))}
+    full = load_settings(commented, relative_to=Path.cwd())
+    assert settings.kind == full.kind == yaml.safe_load(path.read_text())["kind"]
+    if settings.kind in ("slurm", "pbs"):
+        assert "dask_worker" in cluster.job_script(commented)
+
+
+def test_every_kind_but_one_has_a_file_that_comes_along():
+    kinds = {yaml.safe_load(path.read_text())["kind"] for path in FILES}
+    assert set(kind_names()) - kinds == {"scheduler_file"}

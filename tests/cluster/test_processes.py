@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,6 +16,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dask
 import psutil
@@ -84,6 +89,41 @@ def test_launched_workers_use_credentials_and_end_with_the_run(tmp_path, quick):
     assert not list((tmp_path / "scratch").rglob("key.pem"))
 
 
+def answers_a_stranger(address):
+    """What a listener says first to somebody who has no credentials; nothing if it refuses the conversation."""
+    said = b""
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=2) as connection:
+        connection.settimeout(1)
+        said = connection.recv(1)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=2) as connection:
+        connection.settimeout(1)
+        with context.wrap_socket(connection) as encrypted:
+            said += encrypted.recv(1)
+    return said
+
+
+def test_whatever_listens_beyond_the_loopback_refuses_strangers(tmp_path):
+    with launched(tmp_path, ["env"], interface=None) as client:
+        client.wait_for_workers(1, timeout=60)
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        listeners = {
+            connection.laddr
+            for process in processes
+            for connection in process.net_connections(kind="tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        open_to_others = [at for at in listeners if not ipaddress.ip_address(at.ip).is_loopback]
+        port = int(client.scheduler.address.rpartition(":")[2])
+        assert port in {at.port for at in open_to_others}
+        assert int(urlsplit(client.dashboard_link).port) not in {at.port for at in open_to_others}
+        host = urlsplit(client.scheduler.address).hostname
+        assert {at.port: answers_a_stranger((host, at.port)) for at in open_to_others} == {
+            at.port: b"" for at in open_to_others
+        }
+
+
 def test_a_launcher_that_fails_is_told_with_its_log(tmp_path, quick):
     with (
         launched(tmp_path, ["false"]) as client,
@@ -92,7 +132,6 @@ def test_a_launcher_that_fails_is_told_with_its_log(tmp_path, quick):
         run_tasks(client, planned(tmp_path, {"t": ()}), quick, on_done=ignore)
 
 
-@pytest.mark.long
 def test_workers_finish_their_task_before_they_leave(tmp_path, quick):
     # One worker with a lifetime of some seconds, started again by the shell: each must end what it began.
     again = ["sh", "-c", 'for i in 1 2 3 4 5 6 7 8 9; do "$0" "$@"; done']

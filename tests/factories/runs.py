@@ -11,9 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from distributed import Client
 
 from catalogue.config import load_run_configuration
+from catalogue.pipeline.build import build
 from catalogue.pipeline.run import Run, resolve_run
 from tests.factories.bundles import tiny_spt_bundle
 from tests.factories.lamost import write_survey
@@ -54,6 +57,16 @@ def _survey_and_bundle(rows: int, missing: float, damaged: float) -> Path:
 def load(path: Path, *overrides: str) -> Run:
     """Run of a configuration file."""
     return resolve_run(load_run_configuration(path, list(overrides)))
+
+
+def build_here(path: Path, *overrides: str, **keywords: Any) -> dict[str, str]:
+    """Build a run in a thread of this process; returns the digests of its files."""
+    run = load(path, *overrides)
+    client = Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None, set_as_default=False)
+    with pytest.MonkeyPatch.context() as monkeypatch, client:
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        build(run, client=client, **keywords)
+    return output_digests(run)
 
 
 def output_digests(run: Run) -> dict[str, str]:

@@ -34,7 +34,12 @@ def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
 
 
 def test_a_lock_whose_process_id_was_given_to_another_process_is_stale(tmp_path):
-    owned_by(tmp_path / "run.lock", socket.gethostname(), os.getpid(), psutil.Process().create_time() - 500)
+    owned_by(
+        tmp_path / "run.lock",
+        socket.gethostname(),
+        os.getpid(),
+        psutil.Process().create_time() - psutil.boot_time() - 500,
+    )
     assert lock_owner(tmp_path / "run.lock") is None
 
 

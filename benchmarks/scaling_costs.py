@@ -1,0 +1,105 @@
+"""Costs of a run on this machine, in CPU time, for `benchmarks.scaling_simulation`.
+
+Run: ``python -m benchmarks.scaling_costs DATA [--copies 2] [--rows 100000]`` with DATA a directory of LAMOST
+``.fits.gz`` files with OBSID; prints JSON. CPU time is not the clock's, so that other work on the machine hardly
+counts. Rows without a spectrum fill the table, since merging costs the same for all rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from distributed import Client
+
+import cluster
+from benchmarks.ingest import write_survey
+from benchmarks.scaling_simulation import Costs
+from catalogue.config import RunConfiguration, parse
+from catalogue.models import load_model
+from catalogue.models.bundle import SHIPPED
+from catalogue.pipeline.build import build
+from catalogue.pipeline.run import resolve_run
+
+TASKS = 2000
+
+
+def nothing(number: int) -> int:
+    return number
+
+
+def task_cost(scratch: Path) -> float:
+    """CPU time of driver and scheduler, which are one process here, per task [s]."""
+    tasks = [cluster.Task(f"infer-{n}-rows-{n}", nothing, (n,)) for n in range(TASKS)]
+    with cluster.connect("local", relative_to=scratch, scratch=scratch, workers=2) as client:
+        began = time.process_time()
+        cluster.run_tasks(client, tasks, on_done=lambda *_: None)
+        return (time.process_time() - began) / TASKS
+
+
+def start_cost() -> float:
+    """CPU time of a process until it has imported what a unit needs and loaded a model [s]."""
+    code = "import distributed, catalogue.pipeline.tasks as t; t._model(*__import__('sys').argv[1:])"
+    model = load_model(SHIPPED / "spt-lamost").bundle
+    before = os.times()
+    subprocess.run([sys.executable, "-c", code, str(model.path), model.digest], check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+class Stages:
+    """Adds up the CPU time of this process by the stage of a build."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, rows: int, dashboard: str | None) -> Iterator[Callable[[int], None]]:
+        began = time.process_time()
+        yield lambda finished: None
+        self.seconds[name.split()[0]] = time.process_time() - began
+
+
+def measure(data: Path, copies: int, rows: int, passes: int) -> Costs:
+    """Ingest, infer and merge real files in this process, and drive tasks that do nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        parent, names = write_survey(data, copies, scratch)
+        with parent.open("a") as stream:
+            stream.writelines(f"{n},\n" for n in range(rows - len(names)))
+        content = {
+            "survey": "lamost-lrs", "parent": {"path": str(parent), "key": "obsid"}, "model": "spt-lamost",
+            "spectra": {"root": str(scratch / "spectra"), "path": "{filename}"}, "product": "lamost_age_mass",
+            "output": {"directory": str(scratch / "run"), "formats": ["fits", "csv", "parquet", "zarr"]},
+            "inference": {"passes": passes, "device": "cpu"},
+        }  # fmt: skip
+        stages = Stages()
+        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+            build(resolve_run(parse(RunConfiguration, content, "benchmark")), client=client, progress=stages)
+        pixels = [scratch / "run" / "spectra.zarr" / name for name in ("flux", "ivar", "mask")]
+        stored = sum(file.stat().st_size for array in pixels for file in array.rglob("*") if file.is_file())
+        size = sum((scratch / "spectra" / name).stat().st_size for name in names)
+        seconds, n = stages.seconds, len(names)
+        return Costs(
+            seconds["ingest"] / n, seconds["infer"] / n, seconds["merge"] / rows, size / n, stored / n,
+            task_cost(scratch), start_cost(),
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--copies", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--passes", type=int, default=100)
+    given = parser.parse_args()
+    print(json.dumps(asdict(measure(given.data, given.copies, given.rows, given.passes)), indent=1))
