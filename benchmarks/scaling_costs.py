@@ -1,6 +1,6 @@
 """Costs of a run on this machine, in CPU time, for `benchmarks.scaling_simulation`.
 
-Run: ``python -m benchmarks.scaling_costs DATA [--copies 2] [--rows 100000]`` with DATA a directory of LAMOST
+Run: ``python -m benchmarks.scaling_costs DATA [--copies 6] [--rows 100000]`` with DATA a directory of LAMOST
 ``.fits.gz`` files with OBSID; prints JSON. CPU time is not the clock's, so that other work on the machine hardly
 counts. Rows without a spectrum fill the table, since merging costs the same for all rows.
 """
@@ -17,18 +17,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import torch
 from distributed import Client
 
 import cluster
 from benchmarks.ingest import write_survey
 from benchmarks.scaling_simulation import Costs
 from catalogue.config import RunConfiguration, parse
-from catalogue.models import load_model
+from catalogue.models import InferenceSettings, load_model
 from catalogue.models.bundle import SHIPPED
 from catalogue.pipeline.build import build
 from catalogue.pipeline.run import resolve_run
+from catalogue.spectra.ingest import input_digest
+from catalogue.surveys import load_survey
+from tests.factories.apogee import spectra_batch
 
 TASKS = 2000
 
@@ -69,13 +75,13 @@ class Stages:
         self.seconds[name.split()[0]] = time.process_time() - began
 
 
-def measure(data: Path, copies: int, rows: int, passes: int) -> Costs:
-    """Ingest, infer and merge real files in this process, and drive tasks that do nothing."""
+def build_once(data: Path, copies: int, empty_rows: int, passes: int) -> tuple[dict[str, float], int, int]:
+    """CPU time by stage of a build in this process and of planning it; bytes of files and of pixels per spectrum."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         parent, names = write_survey(data, copies, scratch)
         with parent.open("a") as stream:
-            stream.writelines(f"{n},\n" for n in range(rows - len(names)))
+            stream.writelines(f"{n},\n" for n in range(empty_rows))
         content = {
             "survey": "lamost-lrs", "parent": {"path": str(parent), "key": "obsid"}, "model": "spt-lamost",
             "spectra": {"root": str(scratch / "spectra"), "path": "{filename}"}, "product": "lamost_age_mass",
@@ -85,21 +91,61 @@ def measure(data: Path, copies: int, rows: int, passes: int) -> Costs:
         stages = Stages()
         with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
             build(resolve_run(parse(RunConfiguration, content, "benchmark")), client=client, progress=stages)
+        began = time.process_time()
+        input_digest(scratch / "run" / "parent.parquet", scratch / "spectra", 0, len(names))
+        stages.seconds["plan"] = time.process_time() - began
         pixels = [scratch / "run" / "spectra.zarr" / name for name in ("flux", "ivar", "mask")]
         stored = sum(file.stat().st_size for array in pixels for file in array.rglob("*") if file.is_file())
         size = sum((scratch / "spectra" / name).stat().st_size for name in names)
-        seconds, n = stages.seconds, len(names)
-        return Costs(
-            seconds["ingest"] / n, seconds["infer"] / n, seconds["merge"] / rows, size / n, stored / n,
-            task_cost(scratch), start_cost(),
-        )  # fmt: skip
+        return stages.seconds, round(size / len(names)), round(stored / len(names))
+
+
+def measure(data: Path, copies: int, rows: int, passes: int) -> Costs:
+    """Cost of one more row, from builds that differ in nothing but the number of spectra or of rows without one."""
+    spectra = len(list(data.glob("*.fits.gz")))
+    build_once(data, 1, 0, 2)  # whatever is done once in a process is done here
+    few, size, stored = build_once(data, 1, 0, passes)
+    many, _, _ = build_once(data, copies, 0, passes)
+    long, _, _ = build_once(data, 1, rows, passes)
+    more = spectra * (copies - 1)
+    with tempfile.TemporaryDirectory() as name:
+        task = task_cost(Path(name))
+    return Costs(
+        *((many[name] - few[name]) / more for name in ("plan", "ingest", "infer")),
+        (long["merge"] - few["merge"]) / rows, size, stored, task, start_cost(),
+    )  # fmt: skip
+
+
+def apogee_costs(directory: Path, rows: int, passes: int) -> dict[str, float]:
+    """CPU time per row of reading APOGEE files, and of each shipped APOGEE model on simulated pixels [s]."""
+    files = sorted(directory.rglob("apStar*.fits"))
+    survey = load_survey("apogee")
+    work: dict[str, tuple[Callable[[], object], int]] = {
+        "apogee read": (lambda: [survey.read(file) for _ in range(50) for file in files], 50 * len(files))
+    }
+    for path in sorted(SHIPPED.glob("*apogee*")):
+        model = load_model(path)
+        batch = spectra_batch(rows, columns={name: np.full(rows, 4800.0) for name in model.inputs})
+        work[path.name] = (partial(model.predict, batch, InferenceSettings(passes, device="cpu")), rows)
+    found = {}
+    for name, (once, n) in work.items():
+        once()
+        began = time.process_time()
+        once()
+        found[name] = (time.process_time() - began) / n
+    return found
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--copies", type=int, default=2)
+    parser.add_argument("--copies", type=int, default=6)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--passes", type=int, default=100)
+    parser.add_argument("--apogee", type=Path, help="directory of apStar files: print the costs of APOGEE instead")
     given = parser.parse_args()
+    if given.apogee:
+        torch.set_num_threads(1)
+        print(json.dumps(apogee_costs(given.apogee, 512, given.passes), indent=1))
+        raise SystemExit
     print(json.dumps(asdict(measure(given.data, given.copies, given.rows, given.passes)), indent=1))

@@ -23,8 +23,8 @@ class Costs:
 
     Attributes
     ----------
-    ingest, infer, merge : float
-        CPU time per row [s].
+    plan, ingest, infer, merge : float
+        CPU time per row [s]; the first and the last are spent by the driver, which is one process.
     bytes_in, bytes_stored : float
         Size of a row's file, and of its pixels in the store.
     task : float
@@ -33,6 +33,7 @@ class Costs:
         CPU time of a worker until it can take its first unit [s].
     """
 
+    plan: float
     ingest: float
     infer: float
     merge: float
@@ -54,6 +55,8 @@ class Site:
         Largest share of it that one worker gets [B/s].
     opens : float
         Files per second that all workers together can open.
+    stat : float
+        Time in which the driver learns size and date of one file [s].
     start_files : float
         Files that a worker opens until it can take its first unit.
     """
@@ -61,6 +64,7 @@ class Site:
     bandwidth: float = 5e9
     stream: float = 500e6
     opens: float = 10_000.0
+    stat: float = 100e-6
     start_files: float = 4_000.0
 
 
@@ -107,25 +111,29 @@ class Shared:
         return heapq.heappop(self.users)[1]
 
 
-def stage(workers: int, steps: list[list[tuple[str, float]]], site: Site, task: float, ready: list[float]) -> float:
+Steps = list[dict[str, float]]
+
+
+def stage(ready: list[float], units: list[Steps], site: Site, task: float) -> float:
     """Time at which the last unit of a stage ends.
 
     Parameters
     ----------
-    workers : int
-    steps : list of list of (resource, amount)
-        Of each unit: ``opens`` files, ``bytes``, or ``cpu`` seconds, one after the other.
+    ready : list of float
+        When each worker is there [s].
+    units : list of list of dict of str to float
+        Steps of each unit, one after the other; within a step, a number of ``opens``, ``bytes`` and seconds of
+        ``cpu``, all at the same time.
     site : Site
     task : float
         The driver hands out one unit in this time [s].
-    ready : list of float
-        When each worker is there [s].
     """
     shared = {"opens": Shared(site.opens, site.opens), "bytes": Shared(site.bandwidth, site.stream)}
     events = [(moment, worker) for worker, moment in enumerate(ready)]
     heapq.heapify(events)
-    left: list[list[tuple[str, float]]] = [[] for _ in range(workers)]
-    waiting, driver, end = iter(steps), 0.0, 0.0
+    left: list[Steps] = [[] for _ in ready]
+    pending = [1] * len(ready)
+    waiting, driver, end = iter(units), 0.0, 0.0
     while True:
         name, moment = min(((name, one.next_end()) for name, one in shared.items()), key=lambda item: item[1])
         if events and events[0][0] <= moment:
@@ -134,86 +142,117 @@ def stage(workers: int, steps: list[list[tuple[str, float]]], site: Site, task: 
             worker = shared[name].leave(moment)
         else:
             return end
-        if not left[worker]:
-            end = max(end, moment)
-            unit = next(waiting, None)
-            if unit is None:
-                continue
-            left[worker] = list(unit)
+        pending[worker] -= 1
+        if pending[worker]:
+            continue
+        if left[worker]:
+            step = left[worker].pop(0)
+            pending[worker] = len(step)
+            for resource, amount in step.items():
+                if resource == "cpu":
+                    heapq.heappush(events, (moment + amount, worker))
+                else:
+                    shared[resource].enter(moment, amount, worker)
+            continue
+        end = max(end, moment)
+        unit = next(waiting, None)
+        if unit is not None:
+            left[worker], pending[worker] = list(unit), 1
             driver = max(driver, moment) + task
             heapq.heappush(events, (driver, worker))
-            continue
-        resource, amount = left[worker].pop(0)
-        if resource == "cpu":
-            heapq.heappush(events, (moment + amount, worker))
-        else:
-            shared[resource].enter(moment, amount, worker)
 
 
-def run(workers: int, costs: Costs, site: Site, plan: Plan, readers: int = 1) -> dict[str, float]:
-    """Time of each stage and of the run [s], and the share of the workers' time that was of use.
+@dataclass(frozen=True)
+class Way:
+    """How a run is done.
 
-    ``readers`` processes merge, each a part of the rows.
+    Attributes
+    ----------
+    costs : Costs
+    site : Site
+    plan : Plan
+    looks : float
+        How often the driver asks for every file's size and date, one after the other.
+    mergers : int
+        Processes that merge, each a part of the rows.
     """
+
+    costs: Costs
+    site: Site = Site()
+    plan: Plan = Plan()
+    looks: float = 2
+    mergers: int = 1
+
+
+STAGES = ("plan", "ingest", "infer", "merge")
+
+
+def run(workers: int, way: Way) -> dict[str, float]:
+    """Time of each stage and of the run [s], and the share of the workers' time that was of use."""
+    costs, site, rows = way.costs, way.site, way.plan.rows
+    ingest: list[Steps] = []
+    infer: list[Steps] = []
+    for n in way.plan.units():
+        stored = {"bytes": n * costs.bytes_stored}
+        ingest.append([{"opens": float(n), "bytes": n * costs.bytes_in, "cpu": n * costs.ingest}, stored])
+        infer.append([stored, {"cpu": n * costs.infer}])
     start = costs.start + site.start_files * workers / site.opens
-    ingest, infer = [], []
-    for rows in plan.units():
-        stored = ("bytes", rows * costs.bytes_stored)
-        read = [("opens", float(rows)), ("bytes", rows * costs.bytes_in)]
-        ingest.append([*read, ("cpu", rows * costs.ingest), stored])
-        infer.append([stored, ("cpu", rows * costs.infer)])
-    first = stage(workers, ingest, site, costs.task, [start] * workers)
-    second = stage(workers, infer, site, costs.task, [0.0] * workers)
-    last = plan.rows * costs.merge / readers
-    useful = plan.rows * (costs.ingest + costs.infer)
-    total = first + second + last
-    return {
-        "ingest": first, "infer": second, "merge": last, "total": total,
-        "use": useful / (workers * total), "node_hours": workers * total / 3600 / 32,
-    }  # fmt: skip
+    times = {
+        "plan": way.looks * rows * (costs.plan + site.stat),
+        "ingest": stage([start] * workers, ingest, site, costs.task),
+        "infer": stage([0.0] * workers, infer, site, costs.task),
+        "merge": rows * costs.merge / way.mergers,
+    }
+    total = sum(times.values())
+    return {**times, "total": total, "use": rows * (costs.ingest + costs.infer) / (workers * total)}
 
 
-def variants(costs: Costs, site: Site) -> dict[str, tuple[Costs, Site, Plan, int]]:
+def ways(costs: Costs) -> dict[str, Way]:
     """The run as it is, and with one change after the other."""
-    small = Plan(unit_rows=4096)
+    looked = Way(costs, looks=1 / 16)
+    small = replace(looked, plan=Plan(unit_rows=4096))
+    image = replace(small, site=replace(small.site, start_files=10.0))
+    bundled = replace(image, site=replace(image.site, opens=100_000.0))
     return {
-        "as it is": (costs, site, Plan(), 1),
-        "units of 4,096 rows": (costs, site, small, 1),
-        "and 40,000 opens per second": (costs, replace(site, opens=40_000.0), small, 1),
-        "and 8 processes that merge": (costs, replace(site, opens=40_000.0), small, 8),
+        "as it is": Way(costs),
+        "files looked at once, by 16 threads": looked,
+        "and units of one chunk, 4,096 rows": small,
+        "and Python in one image file": image,
+        "and ten times the files opened per second": bundled,
+        "and eight processes that merge": replace(bundled, mergers=8),
     }
 
 
-def table(costs: Costs, site: Site) -> str:
-    lines = ["| workers | ingest | infer | merge | total | of use |", "|---:|---:|---:|---:|---:|---:|"]
+def table(costs: Costs) -> str:
+    lines = [
+        "| workers | plan | ingest | infer | merge | total | of use |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for workers in WORKERS:
-        found = run(workers, costs, site, Plan())
-        cells = [f"{found[name] / 60:,.1f} min" for name in ("ingest", "infer", "merge", "total")]
+        found = run(workers, Way(costs))
+        cells = [f"{found[name] / 60:,.1f}" for name in (*STAGES, "total")]
         lines.append(f"| {workers:,} | {' | '.join(cells)} | {100 * found['use']:.0f} % |")
-    changes = variants(costs, site)
-    lines += ["", "| total, with | " + " | ".join(f"{w:,}" for w in WORKERS) + " |", "|---|" + "---:|" * len(WORKERS)]
-    for name, variant in changes.items():
-        totals = [f"{run(workers, *variant)['total'] / 60:,.0f}" for workers in WORKERS]
+    lines += ["", "| minutes | " + " | ".join(f"{w:,}" for w in WORKERS) + " |", "|---|" + "---:|" * len(WORKERS)]
+    for name, way in ways(costs).items():
+        totals = [f"{run(workers, way)['total'] / 60:,.1f}" for workers in WORKERS]
         lines.append(f"| {name} | {' | '.join(totals)} |")
     return "\n".join(lines)
 
 
-def plot(costs: Costs, site: Site, path: Path) -> None:
+def plot(costs: Costs, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for name, variant in variants(costs, site).items():
-        axes.loglog(WORKERS, [run(workers, *variant)["total"] / 3600 for workers in WORKERS], marker="o", label=name)
-    ideal = Plan().rows * (costs.ingest + costs.infer) / 3600
-    axes.loglog(
-        WORKERS, [ideal / workers for workers in WORKERS], color="0.6", linestyle="--", label="CPU time / workers"
-    )
-    axes.set(xlabel="workers", ylabel="hours", title="11 million LAMOST spectra, SPT, 100 passes (simulated)")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, way in ways(costs).items():
+        axes.loglog(WORKERS, [run(workers, way)["total"] / 60 for workers in WORKERS], marker=".", label=name)
+    minutes = Plan().rows * (costs.ingest + costs.infer) / 60
+    axes.loglog(WORKERS, [minutes / workers for workers in WORKERS], "--", color="0.6", label="CPU time / workers")
+    axes.set(xlabel="workers", ylabel="minutes", title="11 million LAMOST spectra, SPT, 100 passes (simulated)")
+    axes.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":
@@ -222,6 +261,6 @@ if __name__ == "__main__":
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     measured = Costs(**json.loads(given.costs.read_text()))
-    print(table(measured, Site()))
+    print(table(measured))
     if given.plot:
-        plot(measured, Site(), given.plot)
+        plot(measured, given.plot)

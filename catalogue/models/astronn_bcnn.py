@@ -33,6 +33,7 @@ from catalogue.models.base import (
     Trainable,
 )
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
+from catalogue.models.device import choose_device
 from catalogue.models.dropout import Dropout
 from catalogue.models.granules import map_granules
 from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
@@ -216,8 +217,7 @@ class AstroNNBayesian(Model, Trainable):
     def _engine(self, settings: InferenceSettings) -> tuple[ApogeeInputs, AstroNNPasses]:
         passes = self.bundle.description.passes if settings.passes is None else settings.passes
         seed = self.bundle.description.seed if settings.seed is None else settings.seed
-        name = settings.device
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        device = choose_device(settings.device)
         key = (passes, seed, str(device))
         with self._lock:
             if key not in self._engines:

@@ -26,6 +26,7 @@ from catalogue.models.base import (
     Trainable,
 )
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
+from catalogue.models.device import choose_device
 from catalogue.models.granules import map_granules
 from catalogue.models.latent_forest import AgeForest, ForestSettings
 from catalogue.models.latent_network import (
@@ -155,8 +156,7 @@ class LatentAge(Model, Trainable):
         return np.asarray(power.numpy())
 
     def _encoder(self, settings: InferenceSettings) -> tuple[ApogeeInputs, nn.Module]:
-        name = settings.device
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        device = choose_device(settings.device)
         with self._lock:
             if str(device) not in self._encoders:
                 encoder = copy.deepcopy(self._network.encoder).to(device)

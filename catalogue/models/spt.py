@@ -35,6 +35,7 @@ from catalogue.models.base import (
 )
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
 from catalogue.models.components import ComponentInputs, ComponentSettings, fit_components
+from catalogue.models.device import choose_device
 from catalogue.models.dropout import Dropout, DropoutPasses
 from catalogue.models.granules import map_granules
 from catalogue.models.moments import correlation, mean_and_covariance, mixture_percentiles
@@ -293,13 +294,6 @@ def data_covariance(raw: Tensor, kind: str) -> Tensor | None:
     top = torch.stack([first * first, off], dim=-1)
     bottom = torch.stack([off, below * below + second * second], dim=-1)
     return torch.stack([top, bottom], dim=-2)
-
-
-def choose_device(name: str) -> torch.device:
-    """Device of a settings string; ``auto`` is the first CUDA device, if there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def _pad(values: NDArray[Any], rows: int) -> NDArray[Any]:

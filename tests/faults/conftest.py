@@ -58,7 +58,8 @@ def site(tmp_path_factory):
 def undisturbed(tmp_path_factory) -> Undisturbed:
     """Configuration and catalogue of a run in this process."""
     directory = tmp_path_factory.mktemp("undisturbed")
-    output = {"directory": str(directory / "run"), "formats": FORMATS}
+    # Drawing the report would take as long as all the rest.
+    output = {"directory": str(directory / "run"), "formats": FORMATS, "report": False}
     configuration = write_run(directory, rows=ROWS, output=output)
     return Undisturbed(configuration, directory, build_here(configuration))
 

@@ -29,7 +29,7 @@ def command(configuration, *overrides):
 def local(tmp_path_factory):
     """Configuration of a run, and the digests of its files as one process on this machine makes them."""
     directory = tmp_path_factory.mktemp("local")
-    output = {"directory": str(directory / "run"), "formats": FORMATS}
+    output = {"directory": str(directory / "run"), "formats": FORMATS, "report": False}
     configuration = write_run(directory, rows=ROWS, output=output)
     return configuration, build_here(configuration)
 

@@ -1,0 +1,35 @@
+"""From the word in a configuration to the device on which a process computes."""
+
+from __future__ import annotations
+
+import torch
+
+
+class DeviceError(RuntimeError):
+    """A device was asked for by name that this process does not see."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Device of a settings string.
+
+    Parameters
+    ----------
+    name : str
+        ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the first CUDA device, if there is one, else the CPU.
+
+    Raises
+    ------
+    DeviceError
+        If CUDA was asked for by name and is not there: computing on the CPU instead would take a hundred times the
+        hours that were granted.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= available:
+        raise DeviceError(
+            f"inference.device: expected a CUDA device for {name!r}, this process sees {available}: run on a GPU node "
+            "with torch built for CUDA, ask the batch system for GPUs, or set device to cpu or auto"
+        )
+    return device
