@@ -137,12 +137,12 @@ def merge(
     if missing and not allow_incomplete:
         raise MergeRefused(f"{product.name}: {len(missing)} units are not done: {', '.join(missing[:5])}")
     cards = header_cards(run, product, manifest, complete=not missing)
-    writers = [
-        writer_for(name)(output_path(run, product, name), product, manifest.n_rows, cards)
-        for name in run.configuration.output.formats
-    ]
+    paths = {name: output_path(run, product, name) for name in run.configuration.output.formats}
+    writers: list[Writer] = []
     collector = ReportCollector(product, run.survey.title)
     try:
+        for name, path in paths.items():
+            writers.append(writer_for(name)(path, product, manifest.n_rows, cards))
         _stream(run, product, manifest, stages, writers, collector, on_rows)
         _void_record(run, product, {writer.path.name for writer in writers})
         for writer in writers:
@@ -152,8 +152,18 @@ def merge(
     except BaseException:
         for writer in writers:
             writer.abort()
+        for path in paths.values():
+            _discard(path.with_name(path.name + ".partial"))
         raise
     return Merged(product.name, tuple(writer.path for writer in writers), manifest.n_rows, True), collector
+
+
+def _discard(partial: Path) -> None:
+    """Remove what a writer left that could not even begin, as on a full disk."""
+    if partial.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        partial.unlink(missing_ok=True)
 
 
 def record_merge(run: Run, product: DataModel, merged: Merged, inputs: str, seconds: float) -> None:
