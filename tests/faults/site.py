@@ -62,7 +62,17 @@ class Site:
             wait_for(lambda: (self.directory / "scheduler.json").exists())
         self.nannies = [nanny for nanny in self.nannies if nanny.poll() is None]
         while len(self.nannies) < self.workers:
-            arguments = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard", "--death-timeout", "60"]
+            arguments = [
+                "--host",
+                "127.0.0.1",
+                "--nthreads",
+                "1",
+                "--memory-limit",
+                "0",
+                "--no-dashboard",
+                "--death-timeout",
+                "60",
+            ]
             self.nannies.append(self._start("tests.faults.nanny", *arguments))
 
     def _start(self, module: str, *arguments: str) -> subprocess.Popen:

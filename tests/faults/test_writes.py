@@ -82,7 +82,17 @@ MERGE_POINTS = [
 ]
 
 
-@pytest.mark.parametrize("point", MERGE_POINTS)
+# Every format and every moment once; `pytest -m long` has all of both.
+SAMPLE = (0, 6, 12, 3, 9, 15, 16)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        point if number in SAMPLE else pytest.param(point, marks=pytest.mark.long)
+        for number, point in enumerate(MERGE_POINTS)
+    ],
+)
 def test_a_driver_that_dies_around_a_write_of_the_merge(site, undisturbed, tmp_path, point):
     run = tmp_path / "run"
     shutil.copytree(undisturbed.directory / "run", run, ignore=shutil.ignore_patterns("lamost_age_mass.*", "report*"))

@@ -145,7 +145,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "point",
-    ["ingest/1/before", "ingest/1/written", "infer/2/written", "infer/0/after"],
+    ["ingest/1/before", "ingest/1/written", "infer/2/written"],
 )
 def test_a_killed_worker_costs_no_byte(undisturbed, tmp_path, point):
     configuration, expected = undisturbed
