@@ -25,6 +25,7 @@ from torch import nn
 
 from catalogue.models import InferenceSettings, SpectraBatch, find_bundle, load_model
 from catalogue.models.base import NetworkInputs
+from catalogue.models.components import band_noise
 from catalogue.models.dropout import Dropout
 from catalogue.models.granules import map_granules
 from catalogue.models.spt import SpectralTransformer
@@ -58,12 +59,10 @@ class FromPixels(nn.Module):
         coefficients = pixels @ self.components.T
         for _ in range(self.refinements):
             coefficients = torch.where(good, pixels, coefficients @ self.components) @ self.components.T
-        levels = []
+        features = coefficients / self.scale
         if self.noise_bands:
-            for part, kept in zip(*(x.tensor_split(self.noise_bands, 1) for x in (noise, good)), strict=True):
-                mean = part.square().sum(1) / kept.sum(1).clamp(min=1)
-                levels.append(0.5 * torch.log10(mean.clamp(1e-4, 1e4))[:, None])
-        return self.network(torch.cat([coefficients / self.scale, *levels], dim=1))
+            features = torch.cat([features, band_noise(noise, good, self.noise_bands)], dim=1)
+        return self.network(features)
 
 
 def loop(forward: nn.Module, inputs: tuple[torch.Tensor, ...], passes: int, batch: int) -> torch.Tensor:

@@ -227,7 +227,12 @@ class AstroNNBayesian(Model, Trainable):
 
     @classmethod
     def fit_inputs(
-        cls, spectra: SpectraBatch, grid: PixelGrid, preprocessing: Mapping[str, Any], seed: int
+        cls,
+        spectra: SpectraBatch,
+        grid: PixelGrid,
+        preprocessing: Mapping[str, Any],
+        seed: int,
+        noiseless: SpectraBatch | None = None,
     ) -> ApogeeInputs:
         """Learn the mean spectrum; see :meth:`Trainable.fit_inputs`. ``seed`` is not used."""
         return ApogeeInputs.fit(ApogeeInputSettings.model_validate(dict(preprocessing)), spectra, grid)

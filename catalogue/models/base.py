@@ -199,10 +199,13 @@ class LabelDistribution:
     mean : Tensor, shape (rows, labels)
     covariance : Tensor, shape (rows, labels, labels), or None
         Of the data part (noise in spectra and labels); None if the network has no such head.
+    auxiliary : Tensor, shape (rows, parameters), or None
+        Standardised stellar parameters, which are learnt for the sake of what they teach and not published.
     """
 
     mean: Tensor
     covariance: Tensor | None
+    auxiliary: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +309,8 @@ class Trainable(ABC):
         Physical labels, in the order of the network's label space.
     learns_oscillations : bool
         Whether the network learns power spectra; :meth:`loss` then finds ``log_power`` and ``numax`` among the targets.
+    learns_parameters : bool
+        Whether ``architecture`` takes ``auxiliary``, a number of stellar parameters to be learnt beside the labels.
     novelty_limit : float or None
         Of the bundles, where the model has an output ``novelty``.
     """
@@ -313,11 +318,17 @@ class Trainable(ABC):
     labels: ClassVar[tuple[Label, ...]]
     learns_oscillations: ClassVar[bool] = False
     novelty_limit: ClassVar[float | None] = None
+    learns_parameters: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
     def fit_inputs(
-        cls, spectra: SpectraBatch, grid: PixelGrid, preprocessing: Mapping[str, Any], seed: int
+        cls,
+        spectra: SpectraBatch,
+        grid: PixelGrid,
+        preprocessing: Mapping[str, Any],
+        seed: int,
+        noiseless: SpectraBatch | None = None,
     ) -> NetworkInputs:
         """Learn standardisation, components and the like from the training spectra.
 
@@ -330,6 +341,8 @@ class Trainable(ABC):
             Departures from the model's default settings; unknown keys are refused.
         seed : int
             For anything drawn at random.
+        noiseless : SpectraBatch, optional
+            The same spectra without noise, where a simulation knows them; a model may find its directions there.
 
         Raises
         ------

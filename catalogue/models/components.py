@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from catalogue.models.base import NetworkInputs, PreparedSpectra, SpectraBatch
 from catalogue.models.dense import Dense
 from catalogue.models.granules import map_granules
+from catalogue.models.parameters import fit_parameters, terms
 from catalogue.models.preprocessing import Preprocessing, PreprocessingSettings, redshift
 from catalogue.spectra.primitives import GRANULE_ROWS
 
@@ -21,6 +22,9 @@ _LARGEST_RESIDUAL = 5.0
 """Residuals count at most so many sigma, so that one cosmic ray does not make a star novel."""
 
 _REFERENCE_QUANTILE = 0.99
+
+_DECOMPOSED = 4096
+"""Most spectra that are decomposed; more add time and no direction that can be measured."""
 
 
 class ComponentSettings(PreprocessingSettings):
@@ -38,12 +42,25 @@ class ComponentSettings(PreprocessingSettings):
     noise_bands : int
         Wavelength bands of which the network is told the noise, so that it can weigh what it sees against
         what it expects; 0 for none.
+    parameters : tuple of str
+        Columns of the training spectra, as ``teff``, that a regression estimates for the network (see
+        :mod:`catalogue.models.parameters`); needs ``noise_bands``.
+    passed_on : int or None
+        Leading components that the network sees itself; by default all.
     """
 
     n_components: int = Field(default=128, ge=1)
     standardise: Literal["noise", "spread"] = "noise"
     refinements: int = Field(default=2, ge=0)
     noise_bands: int = Field(default=0, ge=0)
+    parameters: tuple[str, ...] = ()
+    passed_on: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _noise_for_parameters(self) -> ComponentSettings:
+        if self.parameters and not self.noise_bands:
+            raise ValueError("the regression for parameters needs noise_bands, found 0")
+        return self
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,8 @@ class LearntArrays:
         its square, that noise does not explain.
     references : Tensor of float32, shape (2,)
         Residual and distance that one training spectrum in a hundred exceeds.
+    parameter_weights : Tensor of float32, shape (terms, parameters)
+        Of the regression for stellar parameters; empty without one.
     """
 
     mean: Tensor
@@ -70,6 +89,7 @@ class LearntArrays:
     component_scale: Tensor
     signal_variance: Tensor
     references: Tensor
+    parameter_weights: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
 
 class ComponentInputs(NetworkInputs):
@@ -96,19 +116,23 @@ class ComponentInputs(NetworkInputs):
         self._reconstruct = Dense(components.T.contiguous(), None, GRANULE_ROWS)
         scale = self.learnt.component_scale
         self._project_variance = Dense((components / scale[:, None]).square(), None, GRANULE_ROWS)
+        self._passed_on = settings.passed_on or settings.n_components
+        if settings.parameters:
+            self._estimate = Dense(self.learnt.parameter_weights.T.contiguous(), None, GRANULE_ROWS)
 
     @property
     def n_features(self) -> int:
-        """Number of components and of noise bands."""
-        return self._settings.n_components + self._settings.noise_bands
+        """Number of components passed on, noise bands and parameters."""
+        return self._passed_on + self._settings.noise_bands + len(self._settings.parameters)
 
     def settings(self) -> dict[str, Any]:
         """Contents of ``preprocessing`` in ``model.json``."""
         return self._settings.model_dump(mode="json")
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Arrays of :class:`LearntArrays` under ``inputs.<name>``."""
-        return {f"inputs.{f.name}": getattr(self.learnt, f.name).cpu().numpy() for f in fields(LearntArrays)}
+        """Arrays of :class:`LearntArrays` under ``inputs.<name>``; none that is empty."""
+        tensors = {f.name: getattr(self.learnt, f.name) for f in fields(LearntArrays)}
+        return {f"inputs.{name}": tensor.cpu().numpy() for name, tensor in tensors.items() if tensor.numel()}
 
     @classmethod
     def from_arrays(
@@ -121,7 +145,8 @@ class ComponentInputs(NetworkInputs):
         KeyError, ValueError
             If an array is missing, or does not fit the settings.
         """
-        tensors = {f.name: torch.tensor(arrays[f"inputs.{f.name}"]) for f in fields(LearntArrays)}
+        names = [f.name for f in fields(LearntArrays) if f.name != "parameter_weights" or settings.get("parameters")]
+        tensors = {name: torch.tensor(arrays[f"inputs.{name}"]) for name in names}
         return cls(ComponentSettings.model_validate(settings), LearntArrays(**tensors), device)
 
     def prepare(self, spectra: SpectraBatch) -> PreparedSpectra:
@@ -156,16 +181,26 @@ class ComponentInputs(NetworkInputs):
         )
 
     def features(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
-        """Scaled coefficients of pixels that are 0 where bad, and the noise in bands, in dex of its usual value."""
+        """Network input of pixels that are 0 where bad: :meth:`assemble` of their :meth:`coefficients`."""
+        return self.assemble(self.coefficients(pixels, good), noise, good)
+
+    def coefficients(self, pixels: Tensor, good: Tensor) -> Tensor:
+        """Scaled coefficients, shape (rows, components), of pixels that are 0 where bad."""
         coefficients = self._project(pixels)
         for _ in range(self._settings.refinements):
             coefficients = self._project(torch.where(good, pixels, self._reconstruct(coefficients)))
-        scaled = coefficients / self.learnt.component_scale
-        if self._settings.noise_bands == 0:
-            return scaled
-        return torch.cat([scaled, _band_noise(noise, good, self._settings.noise_bands)], dim=1)
+        return coefficients / self.learnt.component_scale
 
-    def residual_and_distance(self, prepared: PreparedSpectra, features: Tensor) -> tuple[Tensor, Tensor]:
+    def assemble(self, coefficients: Tensor, noise: Tensor, good: Tensor) -> Tensor:
+        """Leading coefficients, noise in bands in dex of its usual value, and estimated parameters, side by side."""
+        parts = [coefficients[:, : self._passed_on]]
+        if self._settings.noise_bands:
+            parts.append(band_noise(noise, good, self._settings.noise_bands))
+        if self._settings.parameters:
+            parts.append(self._estimate(terms(coefficients, parts[1])))
+        return torch.cat(parts, dim=1)
+
+    def residual_and_distance(self, prepared: PreparedSpectra, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """How far spectra lie from the training set, outside the components and within them.
 
         Returns
@@ -175,37 +210,45 @@ class ComponentInputs(NetworkInputs):
             spectrum like those of the training set, at any signal-to-noise ratio.
         """
         variance = prepared.noise.square()
-        features = features[:, : self._settings.n_components]
-        model = self._reconstruct(features * self.learnt.component_scale)
+        model = self._reconstruct(coefficients * self.learnt.component_scale)
         squared = (prepared.pixels - model).square() / (variance + self.learnt.residual_variance)
         squared = squared.clamp(max=_LARGEST_RESIDUAL**2) * prepared.good
         residual = squared.sum(dim=1) / prepared.good.sum(dim=1).clamp(min=1)
         expected = self._project_variance(variance) + self.learnt.signal_variance
-        return residual, (features.square() / expected).mean(dim=1)
+        return residual, (coefficients.square() / expected).mean(dim=1)
 
-    def novelty(self, prepared: PreparedSpectra, features: Tensor) -> Tensor:
+    def novelty(self, prepared: PreparedSpectra, coefficients: Tensor) -> Tensor:
         """Larger of residual and distance, in units of what one training spectrum in a hundred exceeds."""
-        residual, distance = self.residual_and_distance(prepared, features)
+        residual, distance = self.residual_and_distance(prepared, coefficients)
         return torch.maximum(residual / self.learnt.references[0], distance / self.learnt.references[1])
 
 
-def fit_components(settings: ComponentSettings, spectra: SpectraBatch, seed: int) -> ComponentInputs:
-    """Learn mean, scale and principal components of training spectra.
+def fit_components(
+    settings: ComponentSettings, spectra: SpectraBatch, seed: int, noiseless: SpectraBatch | None = None
+) -> ComponentInputs:
+    """Learn mean, scale and principal components of training spectra, and the regression for parameters.
 
     Parameters
     ----------
     settings : ComponentSettings
     spectra : SpectraBatch
+        With the columns that ``settings.parameters`` names.
     seed : int
         Of the randomised singular value decomposition.
+    noiseless : SpectraBatch, optional
+        The same spectra without noise: components of these are of the stars alone. Those of noisy spectra are
+        of the noise where a few thousand spectra do not average it out.
 
     Raises
     ------
     ValueError
-        If there are not more usable spectra than components.
+        If there are not more usable spectra than components, or a parameter is missing.
     """
+    without = [name for name in settings.parameters if name not in spectra.columns]
+    if without:
+        raise ValueError(f"parameters to be learnt are not among the spectra's columns: {', '.join(without)}")
     n_pixels = Preprocessing(settings).n_pixels
-    flux, noise, good = _normalise(settings, spectra)
+    flux, noise, good, rows = _normalise(settings, spectra)
     if len(flux) <= settings.n_components or n_pixels < settings.n_components:
         raise ValueError(
             f"{settings.n_components} components need more usable spectra and at least as many pixels; "
@@ -215,16 +258,34 @@ def fit_components(settings: ComponentSettings, spectra: SpectraBatch, seed: int
     mean = (flux * good).sum(dim=0) / count
     scale = _pixel_scale(settings, flux - mean, noise, good, count)
     pixels = torch.where(good, (flux - mean) / scale, 0.0)
-    noise = noise / scale
-    components = _principal_components(pixels, good, settings, seed)
+    prepared = PreparedSpectra(pixels, noise / scale, good, torch.zeros(len(pixels)), torch.ones(len(pixels)) > 0)
+    chosen = torch.linspace(0, len(pixels) - 1, min(len(pixels), _DECOMPOSED)).long()
+    decomposed, kept = pixels[chosen], good[chosen]
+    if noiseless is not None:
+        pure, _, kept, _ = _normalise(settings, _some(noiseless, rows[chosen.numpy()]))
+        decomposed = torch.where(kept, (pure - mean) / scale, 0.0)
+    components = _principal_components(decomposed, kept, settings, seed)
+    plain = settings.model_copy(update={"parameters": ()})
+    learnt, coefficients = _statistics(plain, prepared, mean, scale, components)
+    if settings.parameters:
+        truth = torch.from_numpy(np.stack([spectra.columns[name][rows] for name in settings.parameters], axis=1))
+        bands = band_noise(prepared.noise, good, settings.noise_bands)
+        learnt = replace(learnt, parameter_weights=fit_parameters(coefficients, bands, truth))
+    return ComponentInputs(settings, learnt)
+
+
+def _statistics(
+    settings: ComponentSettings, prepared: PreparedSpectra, mean: Tensor, scale: Tensor, components: Tensor
+) -> tuple[LearntArrays, Tensor]:
+    """Spreads, residuals and references of the training spectra, and their scaled coefficients."""
+    pixels, noise, good = prepared.pixels, prepared.noise, prepared.good
     ones = torch.ones(settings.n_components)
-    blank = LearntArrays(mean, scale, torch.zeros(n_pixels), components, ones, ones, torch.ones(2))
-    blank_inputs = ComponentInputs(settings, blank)
-    coefficients = blank_inputs.features(pixels, good, noise)[:, : settings.n_components]
+    blank = LearntArrays(mean, scale, torch.zeros(len(mean)), components, ones, ones, torch.ones(2))
+    coefficients = ComponentInputs(settings, blank).coefficients(pixels, good)
     component_scale = coefficients.std(dim=0).clamp(min=1e-6)
     measured = (noise.square() @ components.T.square()).mean(dim=0) / component_scale.square()
     left = torch.where(good, pixels - coefficients @ components, 0.0)
-    residual = ((left.square() - noise.square()) * good).sum(dim=0) / count
+    residual = ((left.square() - noise.square()) * good).sum(dim=0) / good.sum(dim=0).clamp(min=1)
     learnt = LearntArrays(
         mean=mean,
         scale=scale,
@@ -234,33 +295,38 @@ def fit_components(settings: ComponentSettings, spectra: SpectraBatch, seed: int
         signal_variance=(1.0 - measured).clamp(min=1e-2),
         references=torch.ones(2),
     )
-    inputs = ComponentInputs(settings, learnt)
-    prepared = PreparedSpectra(pixels, noise, good, torch.zeros(len(pixels)), torch.ones(len(pixels)) > 0)
-    pair = inputs.residual_and_distance(prepared, coefficients / component_scale)
+    coefficients = coefficients / component_scale
+    pair = ComponentInputs(settings, learnt).residual_and_distance(prepared, coefficients)
     references = torch.stack([torch.quantile(x, _REFERENCE_QUANTILE) for x in pair])
-    return ComponentInputs(settings, LearntArrays(**{**vars(learnt), "references": references}))
+    return replace(learnt, references=references), coefficients
 
 
-def _normalise(settings: ComponentSettings, spectra: SpectraBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised flux, noise and goodness of the usable spectra."""
+def _some(spectra: SpectraBatch, rows: NDArray[np.int64]) -> SpectraBatch:
+    columns = {name: values[rows] for name, values in spectra.columns.items()}
+    return SpectraBatch(0, spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], spectra.usable[rows], columns)
+
+
+def _normalise(settings: ComponentSettings, spectra: SpectraBatch) -> tuple[Tensor, Tensor, Tensor, NDArray[np.int64]]:
+    """Normalised flux, noise and goodness of the usable spectra, and their rows."""
     preprocessing = Preprocessing(settings)
     shifts = redshift(spectra)
 
-    def granule(index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def granule(index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows = slice(index * GRANULE_ROWS, (index + 1) * GRANULE_ROWS)
         result = preprocessing(spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], shifts[rows])
         keep = result.usable & torch.from_numpy(np.ascontiguousarray(spectra.usable[rows]))
-        return result.flux[keep], result.variance[keep].sqrt(), result.good[keep]
+        kept = torch.nonzero(keep)[:, 0] + rows.start
+        return result.flux[keep], result.variance[keep].sqrt(), result.good[keep], kept
 
     parts = map_granules(granule, -(-len(spectra) // GRANULE_ROWS))
     if not parts:
         empty = torch.zeros(0, preprocessing.n_pixels)
-        return empty, empty, empty > 0
-    flux, noise, good = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return flux, noise, good
+        return empty, empty, empty > 0, np.zeros(0, np.int64)
+    flux, noise, good, rows = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return flux, noise, good, rows.numpy()
 
 
-def _band_noise(noise: Tensor, good: Tensor, bands: int) -> Tensor:
+def band_noise(noise: Tensor, good: Tensor, bands: int) -> Tensor:
     """log10 of the root mean square noise of the good pixels in bands of equal width, held within 2 dex."""
     columns = []
     for part, kept in zip(noise.tensor_split(bands, dim=1), good.tensor_split(bands, dim=1), strict=True):

@@ -165,7 +165,12 @@ class LatentAge(Model, Trainable):
 
     @classmethod
     def fit_inputs(
-        cls, spectra: SpectraBatch, grid: PixelGrid, preprocessing: Mapping[str, Any], seed: int
+        cls,
+        spectra: SpectraBatch,
+        grid: PixelGrid,
+        preprocessing: Mapping[str, Any],
+        seed: int,
+        noiseless: SpectraBatch | None = None,
     ) -> ApogeeInputs:
         """Learn mean and spread of every pixel; see :meth:`Trainable.fit_inputs`. ``seed`` is not used."""
         settings = ApogeeInputSettings.model_validate({"normalisation": "standardise", **preprocessing})

@@ -63,6 +63,10 @@ class SPTArchitecture(BaseModel):
     softmax : "enhanced" or "plain"
     covariance : "full", "diagonal" or "none"
         Data covariance of (log age, log mass) that the network predicts beside their means.
+    attention : "hadamard" or "none"
+        ``none`` puts a two-layer perceptron of equal size in its place, to see what attention is worth.
+    auxiliary : int
+        Stellar parameters that are learnt beside the labels. A bundle keeps nothing of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,10 +78,17 @@ class SPTArchitecture(BaseModel):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     softmax: Literal["enhanced", "plain"] = "enhanced"
     covariance: Literal["full", "diagonal", "none"] = "full"
+    attention: Literal["hadamard", "none"] = "hadamard"
+    auxiliary: int = Field(default=0, ge=0)
 
     @property
     def n_outputs(self) -> int:
         """Width of the network's output."""
+        return self.n_published + self.auxiliary
+
+    @property
+    def n_published(self) -> int:
+        """Outputs that a bundle keeps."""
         return N_LABELS + {"full": 3, "diagonal": 2, "none": 0}[self.covariance]
 
 
@@ -109,6 +120,21 @@ class HadamardAttention(nn.Module):
         return self.out(self.dropout((gate * value).mul_(self.gain)))
 
 
+class Perceptron(nn.Module):
+    """What stands in the place of :class:`HadamardAttention` when attention is ablated; as many weights."""
+
+    def __init__(self, architecture: SPTArchitecture, name: str) -> None:
+        super().__init__()
+        inner = 2 * architecture.heads * architecture.head_width
+        self.projection = nn.Linear(architecture.width, inner)
+        self.dropout = Dropout(architecture.dropout, f"{name}.gated")
+        self.out = nn.Linear(inner, architecture.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (rows, width) in and out."""
+        return self.out(self.dropout(nn.functional.gelu(self.projection(x))))
+
+
 class SPTNetwork(nn.Module):
     """PCA coefficients to label means and data covariance.
 
@@ -124,9 +150,8 @@ class SPTNetwork(nn.Module):
         self.architecture = architecture
         self.embedding = nn.Linear(n_components, architecture.width)
         self.norms = nn.ModuleList(nn.LayerNorm(architecture.width) for _ in range(architecture.blocks))
-        self.attentions = nn.ModuleList(
-            HadamardAttention(architecture, f"block{i}") for i in range(architecture.blocks)
-        )
+        block = HadamardAttention if architecture.attention == "hadamard" else Perceptron
+        self.attentions = nn.ModuleList(block(architecture, f"block{i}") for i in range(architecture.blocks))
         self.last_norm = nn.LayerNorm(architecture.width)
         self.hidden = nn.Linear(architecture.width, architecture.hidden)
         self.dropout = Dropout(architecture.dropout, "hidden")
@@ -159,6 +184,7 @@ class SpectralTransformer(Model, Trainable):
     inference_version: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("z", "file_z")
     novelty_limit: ClassVar[float | None] = 1.0
+    learns_parameters: ClassVar[bool] = True
     labels: ClassVar[tuple[Label, ...]] = (
         Label(name="age", unit="Gyr", description="stellar age"),
         Label(name="mass", unit="solMass", description="stellar mass"),
@@ -217,11 +243,16 @@ class SpectralTransformer(Model, Trainable):
 
     @classmethod
     def fit_inputs(
-        cls, spectra: SpectraBatch, grid: PixelGrid, preprocessing: Mapping[str, Any], seed: int
+        cls,
+        spectra: SpectraBatch,
+        grid: PixelGrid,
+        preprocessing: Mapping[str, Any],
+        seed: int,
+        noiseless: SpectraBatch | None = None,
     ) -> ComponentInputs:
         """Learn pixel statistics and components; see :meth:`Trainable.fit_inputs`."""
         settings = ComponentSettings.model_validate({"grid": GridSettings.of(grid), **preprocessing})
-        return fit_components(settings, spectra, seed)
+        return fit_components(settings, spectra, seed, noiseless)
 
     @classmethod
     def network(cls, architecture: Mapping[str, Any], n_features: int) -> SPTNetwork:
@@ -231,8 +262,9 @@ class SpectralTransformer(Model, Trainable):
     @classmethod
     def loss_outputs(cls, architecture: Mapping[str, Any], raw: Tensor) -> LabelDistribution:
         """Label means and, with a data head, covariances in the network's label space."""
-        kind = SPTArchitecture.model_validate(dict(architecture)).covariance
-        return LabelDistribution(raw[..., :N_LABELS], data_covariance(raw, kind))
+        sizes = SPTArchitecture.model_validate(dict(architecture))
+        parameters = raw[..., sizes.n_published :] if sizes.auxiliary else None
+        return LabelDistribution(raw[..., :N_LABELS], data_covariance(raw, sizes.covariance), parameters)
 
     @classmethod
     def complete(
@@ -266,9 +298,11 @@ class SpectralTransformer(Model, Trainable):
             raise ValueError("SPT predicts log10(age) and log10(mass): the label scale must be logarithmic")
         given = dict(description.architecture)
         calibration = given.pop("calibration", None)
+        sizes = SPTArchitecture.model_validate(given)
         architecture = {
             # in full, so that a later default changes no existing bundle
-            **SPTArchitecture.model_validate(given).model_dump(),
+            **sizes.model_dump(),
+            "auxiliary": 0,
             **({} if calibration is None else {"calibration": calibration}),
             "label_scale": {"offset": list(label_scale.offset), "scale": list(label_scale.scale)},
         }
@@ -276,6 +310,8 @@ class SpectralTransformer(Model, Trainable):
             update={"architecture": architecture, "preprocessing": inputs.settings(), "labels": cls.labels}
         )
         state = {key: value.detach().cpu().numpy() for key, value in network.state_dict().items()}
+        for key in ("output.weight", "output.bias"):
+            state[key] = state[key][: sizes.n_published]
         return save_bundle(path, complete, {**state, **inputs.arrays(), **(arrays or {})})
 
 
@@ -335,8 +371,9 @@ class _Engine:
         """Output columns of one granule, shape (outputs, rows)."""
         with torch.inference_mode():
             prepared = self.inputs.standardise(flux, ivar, mask, redshift)
-            features = self.inputs.features(prepared.pixels, prepared.good, prepared.noise)
-            novelty = self.inputs.novelty(prepared, features)
+            coefficients = self.inputs.coefficients(prepared.pixels, prepared.good)
+            novelty = self.inputs.novelty(prepared, coefficients)
+            features = self.inputs.assemble(coefficients, prepared.noise, prepared.good)
             columns = self._summarise(self.passes(features).double())
             values = torch.stack([*columns, novelty.double()])
             values = torch.where(prepared.usable & torch.isfinite(values), values, torch.nan)

@@ -44,6 +44,8 @@ class TrainingSet:
         Rows with labels whose spectrum is missing, damaged or a duplicate; left out.
     oscillations : Oscillations or None
         Power spectrum i belongs to spectrum i.
+    noiseless : ndarray of float32, shape (rows, pixels), or None
+        Flux before noise, where a simulation knows it: noise is then drawn anew at every step of a training.
     """
 
     spectra: SpectraBatch
@@ -51,6 +53,7 @@ class TrainingSet:
     survey: Survey
     digest: str
     unusable: int = 0
+    noiseless: NDArray[np.float32] | None = None
     oscillations: Oscillations | None = None
 
     def __len__(self) -> int:
@@ -115,7 +118,7 @@ def simulate_training_set(configuration: SimulationConfiguration) -> TrainingSet
     survey = load_survey("lamost-lrs")
     labels = repeat_visits(simulated_stars(configuration, generator), configuration.visits)
     check_labels(labels)
-    flux, ivar = np.zeros((2, len(labels), survey.grid.n_pixels), dtype=np.float32)
+    flux, ivar, noiseless = np.zeros((3, len(labels), survey.grid.n_pixels), dtype=np.float32)
     mask = np.zeros(flux.shape, dtype=survey.mask_dtype)
     shifts, snrg = np.zeros((2, len(labels)))
     for first in range(0, len(labels), 256):
@@ -123,11 +126,19 @@ def simulate_training_set(configuration: SimulationConfiguration) -> TrainingSet
         observed = observe_stars(emulator, labels.take(np.arange(part.start, part.stop)), generator, configuration)
         width = observed.flux.shape[1]
         flux[part, :width], ivar[part, :width] = observed.flux, observed.ivar
+        noiseless[part, :width] = observed.noiseless
         mask[part, :width] = observed.andmask | (observed.ormask.astype(mask.dtype) << 8)
         shifts[part], snrg[part] = observed.redshift, observed.snr[:, 1]
     columns = {"z": shifts, "file_z": shifts, "snrg": snrg}
     spectra = SpectraBatch(0, flux, ivar, mask, np.ones(len(labels), dtype=bool), columns)
-    return _complete(spectra, labels, survey, 0)
+    return replace(_complete(spectra, labels, survey, 0), noiseless=noiseless)
+
+
+def without_noise(data: TrainingSet, rows: NDArray[np.integer]) -> SpectraBatch | None:
+    """Some rows with the flux before noise, where a simulation knows it."""
+    if data.noiseless is None:
+        return None
+    return replace(rows_of(data.spectra, rows), flux=data.noiseless[rows])
 
 
 def simulate_apogee_set(configuration: ApogeeSimulation) -> TrainingSet:

@@ -15,12 +15,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from catalogue.models import load_bundle, load_model, model_class
-from catalogue.models.base import Trainable
+from catalogue.models.base import NetworkInputs, Trainable
 from catalogue.models.spt import SpectralTransformer
 from catalogue.training.baselines import BASELINES, predict_baseline
 from catalogue.training.dataset import TrainingSet, rows_of, split_by_star
 from catalogue.training.evaluation_page import write_page
-from catalogue.training.train import TrainedModel, TrainingConfiguration, predict_rows, train_on, training_set
+from catalogue.training.train import (
+    TrainedModel,
+    TrainingConfiguration,
+    learn_inputs,
+    predict_rows,
+    train_on,
+    training_set,
+)
 
 Rows = list[dict[str, Any]]
 LABELS = ("age", "mass")
@@ -88,6 +95,7 @@ def evaluate(
     say = progress or (lambda text: None)
     directory.mkdir(parents=True, exist_ok=True)
     data = training_set(configuration.training)
+    inputs = learn_inputs(configuration.training, data.survey)
     folds = split_by_star(data.labels, configuration.folds, configuration.seed)
     truth = data.labels.physical()
     collected: dict[str, NDArray[np.floating]] = {}
@@ -96,7 +104,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         for fold in range(configuration.folds):
             train_rows, test_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            trained = train_on(configuration.training, data, train_rows, Path(folder) / f"fold{fold}")
+            trained = train_on(configuration.training, data, train_rows, Path(folder) / f"fold{fold}", inputs=inputs)
             first = first or trained
             predictions = predict_rows(trained.bundle.path, rows_of(data.spectra, test_rows))
             for name, values in predictions.items():
@@ -107,7 +115,7 @@ def evaluate(
             methods += _run_baselines(configuration, trained, data, train_rows, test_rows, fold, say)
         assert first is not None
         train_rows, test_rows = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
-        variants = _variants(configuration, data, train_rows, test_rows, Path(folder), say)
+        variants = _variants(configuration, data, inputs, train_rows, test_rows, Path(folder), say)
         regions = _exchange_regions(configuration, first, data, test_rows)
     result = {
         "stars": len(np.unique(data.labels.star)),
@@ -219,6 +227,7 @@ def _run_baselines(
 def _variants(
     configuration: EvaluationConfiguration,
     data: TrainingSet,
+    inputs: NetworkInputs | None,
     train_rows: NDArray[np.integer],
     test_rows: NDArray[np.integer],
     folder: Path,
@@ -238,7 +247,7 @@ def _variants(
         tasks.append((f"{fraction:g} of the stars", configuration.training, train_rows[chosen]))
     rows: Rows = []
     for number, (name, training, chosen_rows) in enumerate(tasks):
-        trained = train_on(training, data, chosen_rows, folder / f"variant{number}")
+        trained = train_on(training, data, chosen_rows, folder / f"variant{number}", inputs=inputs)
         predictions = predict_rows(trained.bundle.path, rows_of(data.spectra, test_rows))
         rows.append({"variant": name, **summarise(predictions, data.labels.physical()[test_rows])})
         say(f"{name}: {rows[-1]}")

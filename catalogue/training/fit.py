@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from catalogue.models.base import LabelDistribution, NetworkInputs, PreparedSpectra, Trainable
-from catalogue.training.losses import LossName, distribution_loss, point_loss
+from catalogue.training.losses import LossName, auxiliary_loss, distribution_loss, fractional, point_loss
 
 Progress = Callable[[int, int, float], None]
 """Called after every epoch with (epoch, epochs, validation loss)."""
@@ -28,15 +28,19 @@ class FitSettings(BaseModel):
 
     Attributes
     ----------
-    loss : "mahalanobis", "mahalanobis_squared" or "mse"
+    loss : "mahalanobis", "mahalanobis_squared", "mahalanobis_fractional" or "mse"
     head_weight : float
         Weight of the data head's likelihood. Its gradient does not reach the predicted means.
+    auxiliary_weight : float
+        Weight of the mean squared error of the auxiliary outputs, for networks that have them.
     epochs, batch, patience : int
         ``patience`` epochs without a better validation loss end the training.
     learning_rate, weight_decay : float
         AdamW; the rate rises over the first 5 % of the steps and falls to zero along a cosine.
     noise : float
-        Noise added to every pixel at every step, in units of its own, uniform in 0 to ``noise`` per spectrum.
+        Noise added to every pixel at every step, in units of its own, uniform in 0 to ``noise`` per spectrum. For
+        simulated training sets with noise-free spectra all noise is drawn anew at every step instead, at the
+        signal-to-noise ratio of another training spectrum.
     masked_stretches : float
         Mean number of stretches hidden per spectrum and step.
     average : float
@@ -52,6 +56,7 @@ class FitSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     loss: LossName = "mahalanobis"
     head_weight: float = Field(default=0.3, ge=0)
+    auxiliary_weight: float = Field(default=0.3, ge=0)
     epochs: int = Field(default=60, ge=1)
     batch: int = Field(default=256, ge=2)
     patience: int = Field(default=15, ge=1)
@@ -68,10 +73,15 @@ class FitSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels in the network's space: means (rows, 2), covariances (rows, 2, 2), and others by name (rows, ...)."""
+    """Labels in the network's space: means (rows, 2), covariances (rows, 2, 2), and others by name (rows, ...).
+
+    ``spread`` (2,) is that of the labels' natural logarithms; ``auxiliary``, among the others, are standardised
+    parameters.
+    """
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
+    spread: NDArray[np.float64]
     others: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
 
 
@@ -88,6 +98,8 @@ class FitResult:
 class _Data:
     prepared: PreparedSpectra
     targets: dict[str, Tensor]
+    spread: Tensor
+    scatter: Tensor
 
 
 def fit(
@@ -101,6 +113,7 @@ def fit(
     settings: FitSettings,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    fresh_noise: bool = False,
 ) -> FitResult:
     """Fit a network with early stopping on the validation rows.
 
@@ -116,6 +129,8 @@ def fit(
     checkpoint : Path, optional
         Directory in which the state is kept after every epoch and from which an interrupted fit goes on; the
         result is the same as without the interruption.
+    fresh_noise : bool
+        Whether the training rows are without noise, though not without its variance: it is drawn at every step.
 
     Returns
     -------
@@ -126,7 +141,9 @@ def fit(
     torch.manual_seed(settings.seed)
     chosen = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(chosen if settings.device == "auto" else settings.device)
-    loop = _Loop(trainable, architecture, inputs, _to(prepared, targets, device), settings, device)
+    data = _to(prepared, targets, device)
+    loop = _Loop(trainable, architecture, inputs, data, settings, device)
+    loop.fresh_noise = fresh_noise
     train = torch.from_numpy(np.asarray(train_rows)).to(device)
     loop.plan(len(train))
     state = _Checkpoint(checkpoint, loop) if checkpoint else None
@@ -147,11 +164,12 @@ def fit(
 
 
 def _to(prepared: PreparedSpectra, targets: Targets, device: torch.device) -> _Data:
-    fields = ("pixels", "noise", "good", "bad_fraction", "usable")
-    moved = PreparedSpectra(**{name: getattr(prepared, name).to(device) for name in fields})
+    names = ("pixels", "noise", "good", "bad_fraction", "usable")
+    moved = PreparedSpectra(**{name: getattr(prepared, name).to(device) for name in names})
     arrays = {"mean": targets.mean, "covariance": targets.covariance, **targets.others}
     tensors = {name: torch.tensor(array, dtype=torch.float32).to(device) for name, array in arrays.items()}
-    return _Data(moved, tensors)
+    spread = torch.tensor(targets.spread, dtype=torch.float32, device=device)
+    return _Data(moved, tensors, spread, torch.cov(tensors["mean"].T))
 
 
 class _Loop:
@@ -180,6 +198,7 @@ class _Loop:
             features = [inputs.features(*part) for part in zip(*parts, strict=True)]
         # cloned outside inference mode, so that training may differentiate through what is made of them
         self.features = torch.cat(features).clone()
+        self.fresh_noise = False
         self.epoch, self.step, self.steps = 0, 0, 1
         self.best_epoch, self.best_loss = 0, math.inf
         self.history: list[dict[str, float]] = []
@@ -214,12 +233,8 @@ class _Loop:
         return total / max(1, len(order) // self.settings.batch)
 
     def loss(self, rows: Tensor, augment: bool) -> Tensor:
-        features = self.features[rows]
-        if augment and (self.settings.noise > 0 or self.settings.masked_stretches > 0):
-            prepared = self.data.prepared
-            features = self.inputs.features(
-                *_augment(prepared.pixels[rows], prepared.good[rows], prepared.noise[rows], self.settings)
-            )
+        augmented = self._augmented(rows) if augment else None
+        features = self.features[rows] if augmented is None else self.inputs.features(*augmented)
         automatic = "bfloat16" if self.device.type == "cuda" else "float32"
         precision = automatic if self.settings.precision == "auto" else self.settings.precision
         with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -232,10 +247,27 @@ class _Loop:
         predicted = self.trainable.loss_outputs(self.architecture, raw)
         error = predicted.mean - targets["mean"]
         # the labels' own scatter is 1 by construction; their errors add to it star by star
-        scatter = torch.cov(self.data.targets["mean"].T) + targets["covariance"]
-        loss = point_loss(error, scatter, self.settings.loss)
+        scatter = self.data.scatter + targets["covariance"]
+        compared = fractional(error, self.data.spread) if self.settings.loss == "mahalanobis_fractional" else error
+        loss = point_loss(compared, scatter, self.settings.loss)
+        if predicted.auxiliary is not None and "auxiliary" in targets:
+            loss = loss + self.settings.auxiliary_weight * auxiliary_loss(predicted.auxiliary, targets["auxiliary"])
         detached = LabelDistribution(predicted.mean.detach(), predicted.covariance)
         return loss + self.settings.head_weight * distribution_loss(error.detach(), detached)
+
+    def _augmented(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Pixels, goodness and noise of a step's spectra, or None where the prepared ones are used as they are."""
+        settings, prepared = self.settings, self.data.prepared
+        if not self.fresh_noise and settings.noise == 0 and settings.masked_stretches == 0:
+            return None
+        pixels, good, noise = prepared.pixels[rows], prepared.good[rows], prepared.noise[rows]
+        if self.fresh_noise:
+            # the S/N of another spectrum: a star is seen at all that occur, not at the few of its visits
+            level = _level(noise, good)
+            noise = noise * (level[torch.randperm(len(level), device=level.device)] / level)
+            pixels = pixels + noise * torch.randn_like(pixels)
+            settings = settings.model_copy(update={"noise": 0.0})
+        return _augment(pixels, good, noise, settings)
 
     def validate(self, rows: Tensor) -> float:
         current = {key: value.clone() for key, value in self.network.state_dict().items()}
@@ -252,6 +284,11 @@ class _Loop:
         if validation < self.best_loss:
             self.best_loss, self.best_epoch = validation, epoch
             self.best = {key: value.clone() for key, value in self.average.items()}
+
+
+def _level(noise: Tensor, good: Tensor) -> Tensor:
+    """Mean noise of the good pixels, shape (rows, 1)."""
+    return (noise.sum(dim=1, keepdim=True) / good.sum(dim=1, keepdim=True).clamp(min=1)).clamp(min=1e-6)
 
 
 def _augment(pixels: Tensor, good: Tensor, noise: Tensor, settings: FitSettings) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from catalogue.models.base import LabelDistribution
 
-LossName = Literal["mahalanobis", "mahalanobis_squared", "mse"]
+LossName = Literal["mahalanobis", "mahalanobis_squared", "mahalanobis_fractional", "mse"]
 
 
 def squared_distance(error: Tensor, covariance: Tensor) -> Tensor:
@@ -26,13 +26,28 @@ def squared_distance(error: Tensor, covariance: Tensor) -> Tensor:
     return (c * x * x - 2 * b * x * y + a * y * y) / determinant
 
 
+def fractional(error: Tensor, spread: Tensor) -> Tensor:
+    """Relative errors of the labels, in units of their spread, from errors of their logarithms in the same units.
+
+    Small errors are the same in both. Large ones are not: a label overestimated by a factor of two is twice as wrong
+    as one underestimated by it, as the mean absolute percentage error of the paper has it.
+
+    Parameters
+    ----------
+    error : Tensor, shape (rows, 2)
+    spread : Tensor, shape (2,)
+        Spread of the natural logarithms of the labels.
+    """
+    return torch.expm1((error * spread).clamp(max=2.0)) / spread
+
+
 def point_loss(error: Tensor, covariance: Tensor, name: LossName) -> Tensor:
     """Mean loss of the predicted means.
 
     Parameters
     ----------
     error : Tensor, shape (rows, 2)
-        In units of the labels' spread.
+        In units of the labels' spread; for ``mahalanobis_fractional`` of :func:`fractional`.
     covariance : Tensor, shape (rows, 2, 2)
         Fixed, not predicted; ignored by ``mse``.
     name : str
@@ -41,6 +56,13 @@ def point_loss(error: Tensor, covariance: Tensor, name: LossName) -> Tensor:
         return error.square().sum(dim=1).mean()
     squared = squared_distance(error, covariance)
     return squared.mean() if name == "mahalanobis_squared" else torch.sqrt(squared + 1e-6).mean()
+
+
+def auxiliary_loss(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of standardised parameters (rows, parameters); unknown ones, NaN, do not count."""
+    known = torch.isfinite(truth)
+    squared = torch.where(known, predicted - truth.nan_to_num(0.0), 0.0).square()
+    return squared.sum() / known.sum().clamp(min=1)
 
 
 def distribution_loss(error: Tensor, predicted: LabelDistribution) -> Tensor:

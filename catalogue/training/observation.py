@@ -83,6 +83,8 @@ class Observations:
         As published, with its error.
     snr : ndarray of float64, shape (stars, 5)
         Per pixel in u, g, r, i, z.
+    noiseless : ndarray of float32, shape (stars, 3909)
+        ``flux`` before noise, sky residuals and cosmic rays.
     """
 
     flux: NDArray[np.float32]
@@ -91,6 +93,7 @@ class Observations:
     ormask: NDArray[np.uint8]
     redshift: NDArray[np.float64]
     snr: NDArray[np.float64]
+    noiseless: NDArray[np.float32]
 
 
 def observe(
@@ -141,6 +144,7 @@ def observe(
         ormask=ormask,
         redshift=(velocity + error) / 299792.458,
         snr=_band_snr(clean / sigma, lattice),
+        noiseless=np.where(ivar > 0, clean * scale, 0.0).astype(np.float32),
     )
 
 

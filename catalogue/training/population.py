@@ -6,6 +6,8 @@ the helper relations of Leung et al. (2023), as in their code; [C/N] falls with 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +64,24 @@ def draw_population(stars: int, generator: np.random.Generator) -> LabelTable:
         c_fe=c_fe,
         n_fe=c_fe - c_n,
     )
+
+
+def scattered(stars: LabelTable, generator: np.random.Generator) -> LabelTable:
+    """The stars with parameters and abundances scattered independently, over more than any real sample occupies.
+
+    For learning what spectra say of parameters, without learning which parameters go together. The ages and masses no
+    longer belong to the parameters.
+    """
+    spreads = {"teff": 70.0, "logg": 0.15, "feh": 0.12, "alpha_fe": 0.05, "c_fe": 0.08, "n_fe": 0.10}
+    limits = {
+        "teff": (3900, 5500), "logg": (0.8, 3.5), "feh": (-1.0, 0.5),
+        "alpha_fe": (-0.15, 0.4), "c_fe": (-0.6, 0.4), "n_fe": (-0.4, 0.6),
+    }  # fmt: skip
+    columns = {
+        name: np.clip(getattr(stars, name) + generator.normal(0, spread, len(stars)), *limits[name])
+        for name, spread in spreads.items()
+    }
+    return replace(stars, **columns)
 
 
 def age_of_mass(mass: Values, feh: Values, clump: NDArray[np.bool_]) -> Values:

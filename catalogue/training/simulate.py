@@ -17,7 +17,7 @@ from catalogue.training.emulator import GiantEmulator
 from catalogue.training.instrument import LOG10_FIRST, LOG10_STEP
 from catalogue.training.labels import LabelTable, apokasc_labels, read_labels, write_labels
 from catalogue.training.observation import N_PIXELS, Observations, ObservationSettings, observe
-from catalogue.training.population import draw_population
+from catalogue.training.population import draw_population, scattered
 
 PARENT_COLUMNS = ("obsid", "class", "subclass", "snrg", "teff", "logg", "feh", "ra", "dec", "z", "filename")
 _ALPHA = ("om", "mgm", "sim", "cam", "tim")
@@ -37,6 +37,8 @@ class SimulationConfiguration(BaseModel):
         A label table instead, with ``teff``, ``logg``, ``feh`` and, if known, ``alpha_fe``, ``c_fe``, ``n_fe``.
     stars : int or None
         With neither: drawn from the built-in population (300 by default). Otherwise a random subset of that size.
+    scattered : bool
+        Whether parameters and abundances are scattered afterwards, see :func:`.population.scattered`.
     visits : int
         Spectra per star, with noise, velocity and instrument drawn anew.
     missing, damaged, duplicate : float
@@ -53,6 +55,7 @@ class SimulationConfiguration(BaseModel):
     apokasc: Path | None = None
     labels: Path | None = None
     stars: int | None = Field(default=None, ge=1)
+    scattered: bool = False
     visits: int = Field(default=1, ge=1)
     missing: float = Field(default=0.0, ge=0, lt=1)
     damaged: float = Field(default=0.0, ge=0, lt=1)
@@ -131,6 +134,11 @@ def simulate(
 
 def simulated_stars(configuration: SimulationConfiguration, generator: np.random.Generator) -> LabelTable:
     """The stars of a configuration, one row each."""
+    stars = _stars(configuration, generator)
+    return scattered(stars, generator) if configuration.scattered else stars
+
+
+def _stars(configuration: SimulationConfiguration, generator: np.random.Generator) -> LabelTable:
     if configuration.apokasc and configuration.labels:
         raise ValueError("simulation: give apokasc or labels, not both")
     if configuration.apokasc:

@@ -6,14 +6,21 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from catalogue.models import load_model, model_class
-from catalogue.models.base import InferenceSettings, LabelledSpectra, SpectraBatch, Trainable
+from catalogue.models.base import (
+    InferenceSettings,
+    LabelledSpectra,
+    LabelScale,
+    NetworkInputs,
+    SpectraBatch,
+    Trainable,
+)
 from catalogue.models.bundle import Bundle, Description
 from catalogue.surveys import load_survey
 from catalogue.surveys.base import Survey
@@ -26,6 +33,7 @@ from catalogue.training.dataset import (
     simulate_apogee_set,
     simulate_training_set,
     split_by_star,
+    without_noise,
 )
 from catalogue.training.fit import FitResult, FitSettings, Progress, Targets, fit
 from catalogue.training.labels import LabelError, read_labels
@@ -53,8 +61,14 @@ class TrainingConfiguration(BaseModel):
     preprocessing, architecture : dict
         Departures from the model's defaults.
     fit : FitSettings
+    companions : SimulationConfiguration or None
+        Simulated stars, none of them of the sample, from which the model's inputs are learnt instead of from the
+        sample's spectra: components, and the regression for stellar parameters.
+    auxiliary : tuple of str
+        Columns of the label table, as ``teff``, that the network learns beside age and mass. A bundle keeps
+        nothing of them.
     held_out : float
-        Fraction of the stars for early stopping and for the calibration of the errors.
+        Fraction of the stars that stop the training, and again of those, others, that calibrate the errors.
     require_states : tuple of str
         Evolutionary states of which there must be stars, as ``[RGB, RC]``.
     passes, seed : int
@@ -76,7 +90,9 @@ class TrainingConfiguration(BaseModel):
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     architecture: dict[str, Any] = Field(default_factory=dict)
     fit: FitSettings = FitSettings()
-    held_out: float = Field(default=0.12, gt=0, lt=0.5)
+    companions: SimulationConfiguration | None = None
+    auxiliary: tuple[Literal["teff", "logg", "feh", "alpha_fe", "c_fe", "n_fe"], ...] = ()
+    held_out: float = Field(default=0.06, gt=0, lt=0.4)
     require_states: tuple[str, ...] = ()
     passes: int = Field(default=100, ge=2)
     seed: int = 0
@@ -91,6 +107,9 @@ class TrainingConfiguration(BaseModel):
             raise ValueError("give either store and labels, or simulation")
         return self
 
+
+PARAMETERS = ("teff", "logg", "feh", "alpha_fe", "c_fe", "n_fe")
+"""Columns of a label table that inputs and networks may learn."""
 
 _NOT_RECORDED = {"store", "labels", "oscillations", "architecture", "preprocessing"}
 
@@ -130,7 +149,8 @@ def train(configuration: TrainingConfiguration, directory: Path, progress: Progr
     """
     data = training_set(configuration)
     checkpoint = directory.with_name(directory.name + ".training")
-    train_on(configuration, data, np.arange(len(data)), directory, progress, checkpoint)
+    inputs = learn_inputs(configuration, data.survey)
+    train_on(configuration, data, np.arange(len(data)), directory, progress, checkpoint, inputs)
     for path in checkpoint.glob("*"):
         path.unlink()
     checkpoint.rmdir()
@@ -158,6 +178,28 @@ def training_set(configuration: TrainingConfiguration) -> TrainingSet:
     return data
 
 
+def learn_inputs(configuration: TrainingConfiguration, survey: Survey) -> NetworkInputs | None:
+    """Inputs learnt from the configuration's companions, which are the same for every split; None without them."""
+    if configuration.companions is None:
+        return None
+    data = simulate_training_set(configuration.companions)
+    columns = {name: getattr(data.labels, name) for name in PARAMETERS}
+    everyone = np.arange(len(data))
+    spectra = replace(data.spectra, columns={**data.spectra.columns, **columns})
+    noiseless = without_noise(data, everyone)
+    model = _trainable(configuration)
+    return model.fit_inputs(spectra, survey.grid, configuration.preprocessing, configuration.seed, noiseless)
+
+
+def _trainable(configuration: TrainingConfiguration) -> type[Trainable]:
+    model = model_class(configuration.model)
+    if not issubclass(model, Trainable):
+        raise ValueError(f"model {configuration.model!r} cannot be trained here: it is not Trainable")
+    if configuration.auxiliary and not model.learns_parameters:
+        raise ValueError(f"model {configuration.model!r} learns no auxiliary parameters")
+    return model
+
+
 def train_on(
     configuration: TrainingConfiguration,
     data: TrainingSet,
@@ -165,44 +207,85 @@ def train_on(
     directory: Path,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    inputs: NetworkInputs | None = None,
 ) -> TrainedModel:
-    """Train on some rows of a training set."""
+    """Train on some rows of a training set.
+
+    ``inputs`` are those of :func:`learn_inputs`; without them they are learnt from the rows.
+    """
     began = time.perf_counter()
-    model = model_class(configuration.model)
-    if not issubclass(model, Trainable):
-        raise ValueError(f"model {configuration.model!r} cannot be trained here: it is not Trainable")
-    part = data.labels.take(rows)
-    folds = split_by_star(part, max(2, round(1 / configuration.held_out)), configuration.seed)
-    learn, held = rows[folds != 0], rows[folds == 0]
-    stars = len(np.unique(data.labels.star[learn]))
-    components = configuration.preprocessing.get("n_components", 0)
-    if stars <= components:
-        raise LabelError(f"{components} components need more training stars, found {stars}")
-    grid = data.survey.grid
-    inputs = model.fit_inputs(rows_of(data.spectra, learn), grid, configuration.preprocessing, configuration.seed)
-    used = np.sort(rows)
-    prepared = inputs.prepare(rows_of(data.spectra, used))
+    model = _trainable(configuration)
+    learn, stop, calibrate = _parts(configuration, data, rows)
+    if inputs is None:
+        inputs = model.fit_inputs(
+            rows_of(data.spectra, learn),
+            data.survey.grid,
+            configuration.preprocessing,
+            configuration.seed,
+            without_noise(data, learn),
+        )
+    used = np.sort(np.concatenate([learn, stop]))
+    spectra = rows_of(data.spectra, used)
+    if data.noiseless is not None:
+        pure = np.isin(used, learn)
+        spectra.flux[pure] = data.noiseless[used[pure]]
+    prepared = inputs.prepare(spectra)
     usable = prepared.usable.cpu().numpy()
     scale = model.fit_labels(data.labels.physical()[learn])
-    physical, covariance = data.labels.physical()[used], data.labels.covariance()[used]
-    others = _oscillations(configuration, data, used) if model.learns_oscillations else {}
-    targets = Targets(scale.to_network(physical), scale.covariance_to_network(physical, covariance), others)
-    learn_rows = np.flatnonzero(np.isin(used, learn) & usable)
-    held_rows = np.flatnonzero(np.isin(used, held) & usable)
+    targets = _targets(configuration, data, used, learn, scale)
+    learn_rows, stop_rows = (np.flatnonzero(np.isin(used, part) & usable) for part in (learn, stop))
     architecture = dict(configuration.architecture)
+    if configuration.auxiliary:
+        architecture["auxiliary"] = len(configuration.auxiliary)
     result = fit(
-        model, architecture, inputs, prepared, targets, learn_rows, held_rows, configuration.fit, progress, checkpoint
-    )
-    description = _description(configuration, data, learn, model)
+        model, architecture, inputs, prepared, targets, learn_rows, stop_rows, configuration.fit, progress, checkpoint,
+        data.noiseless is not None,
+    )  # fmt: skip
+    description = _description(configuration, data, learn, model).model_copy(update={"architecture": architecture})
     with tempfile.TemporaryDirectory() as folder:
         raw = model.to_bundle(Path(folder) / "raw", description, inputs, result.network, scale)
-        found = model.complete(architecture, raw, _labelled(data, learn), _labelled(data, held))
+        found = model.complete(architecture, raw, _labelled(data, learn), _labelled(data, calibrate))
     metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
     description = description.model_copy(
         update={"architecture": {**architecture, **found.architecture}, "metrics": metrics}
     )
     bundle = model.to_bundle(directory, description, inputs, result.network, scale, found.arrays)
     return TrainedModel(bundle, result, time.perf_counter() - began)
+
+
+def _parts(
+    configuration: TrainingConfiguration, data: TrainingSet, rows: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]:
+    """Rows that are learnt from, that stop the training and that calibrate the errors, of different stars."""
+    parts = max(3, round(1 / configuration.held_out))
+    stars = len(np.unique(data.labels.star[rows]))
+    components = 0 if configuration.companions else configuration.preprocessing.get("n_components", 0)
+    if stars * (parts - 2) <= components * parts:
+        raise LabelError(f"{components} components need more training stars, found {stars}, some of them held out")
+    folds = split_by_star(data.labels.take(rows), parts, configuration.seed)
+    return rows[folds > 1], rows[folds == 0], rows[folds == 1]
+
+
+def _targets(
+    configuration: TrainingConfiguration,
+    data: TrainingSet,
+    used: NDArray[np.integer],
+    learn: NDArray[np.integer],
+    scale: LabelScale,
+) -> Targets:
+    """Labels of the used rows in the network's space, and what else the network learns."""
+    model = _trainable(configuration)
+    physical, covariance = data.labels.physical()[used], data.labels.covariance()[used]
+    others = _oscillations(configuration, data, used) if model.learns_oscillations else {}
+    if configuration.auxiliary:
+        values = np.stack([getattr(data.labels, name) for name in configuration.auxiliary], axis=1)
+        for name, column in zip(configuration.auxiliary, values[learn].T, strict=True):
+            if len(np.unique(column[np.isfinite(column)])) < 2:
+                raise LabelError(f"auxiliary parameter {name} is unknown or the same for all training stars")
+        middle, spread = np.nanmean(values[learn], axis=0), np.nanstd(values[learn], axis=0)
+        others = {**others, "auxiliary": (values[used] - middle) / spread}
+    relative = np.log(physical).std(axis=0)
+    return Targets(scale.to_network(physical), scale.covariance_to_network(physical, covariance), relative, others)
 
 
 def _labelled(data: TrainingSet, rows: NDArray[np.integer]) -> LabelledSpectra:
@@ -237,9 +320,10 @@ def _description(
             domain[domain_name(data.survey, name)] = (round(float(low), 3), round(float(high), 3))
     states, counts = np.unique(about.state, return_counts=True)
     recorded = configuration.model_dump(mode="json", exclude=_NOT_RECORDED)
-    if recorded.get("simulation"):
-        paths = ("apokasc", "labels", "pixel_statistics")
-        recorded["simulation"] = {k: v for k, v in recorded["simulation"].items() if k not in paths}
+    paths = ("apokasc", "labels", "pixel_statistics")
+    for part in ("simulation", "companions"):
+        if recorded.get(part):
+            recorded[part] = {k: v for k, v in recorded[part].items() if k not in paths}
     return Description(
         kind=configuration.model,
         name=configuration.name,

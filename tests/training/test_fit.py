@@ -13,9 +13,10 @@ from catalogue.models.spt import SpectralTransformer
 from catalogue.training import train as training
 from catalogue.training.dataset import TrainingSet
 from catalogue.training.evaluate import summarise
-from catalogue.training.fit import FitSettings, Targets, fit
+from catalogue.training.fit import FitSettings, Targets, _Loop, _to, fit
 from catalogue.training.labels import LabelError
 from catalogue.training.population import draw_population
+from catalogue.training.simulate import repeat_visits
 from catalogue.training.train import TrainingConfiguration, predict_rows, train_on
 from tests.factories.bundles import LAMOST_GRID, TINY_ARCHITECTURE, TINY_PREPROCESSING, giant_spectra
 
@@ -29,7 +30,11 @@ def prepared():
     labels = draw_population(60, np.random.default_rng(0))
     scale = LabelScale.fit(labels.physical())
     physical = labels.physical()
-    targets = Targets(scale.to_network(physical), scale.covariance_to_network(physical, labels.covariance()))
+    targets = Targets(
+        scale.to_network(physical),
+        scale.covariance_to_network(physical, labels.covariance()),
+        np.log(physical).std(axis=0),
+    )
     return inputs, inputs.prepare(spectra), targets
 
 
@@ -39,7 +44,7 @@ def _fit(prepared, settings, **more):
     return fit(SpectralTransformer, TINY_ARCHITECTURE, inputs, pixels, targets, rows[:45], rows[45:], settings, **more)
 
 
-@pytest.mark.parametrize("loss", ["mahalanobis", "mahalanobis_squared", "mse"])
+@pytest.mark.parametrize("loss", ["mahalanobis", "mahalanobis_squared", "mahalanobis_fractional", "mse"])
 def test_training_lowers_the_training_loss(prepared, loss):
     settings = FitSettings(epochs=25, batch=15, threads=1, loss=loss, noise=0, masked_stretches=0, patience=25)
     history = _fit(prepared, settings).history
@@ -99,9 +104,55 @@ def test_a_trained_bundle_predicts_and_says_what_it_holds_for(tmp_path):
     assert np.isfinite(predictions["age"]).all()
 
 
+def test_learning_stopping_and_calibration_have_different_stars():
+    data = _training_set()
+    twice = replace(data, labels=repeat_visits(data.labels, 2))
+    parts = training._parts(_configuration(), twice, np.arange(120))
+    stars = [set(twice.labels.star[part].tolist()) for part in parts]
+    assert sum(map(len, stars)) == len(set.union(*stars)) == 60
+    assert all(stars)
+
+
+def test_noise_is_drawn_anew_for_spectra_without_noise(prepared):
+    inputs, pixels, targets = prepared
+    loop = _Loop(SpectralTransformer, TINY_ARCHITECTURE, inputs, _to(pixels, targets, torch.device("cpu")), SETTINGS,
+                 torch.device("cpu"))  # fmt: skip
+    loop.fresh_noise = True
+    rows = torch.arange(60)
+    first, good, noise = loop._augmented(rows)
+    second, _, _ = loop._augmented(rows)
+    assert not torch.equal(first, second)
+    added = ((first - pixels.pixels) / noise)[good & (noise > 0)]
+    assert float(added.std()) == pytest.approx(1.0, abs=0.02)
+    # the set's signal-to-noise ratios stay, on other stars
+    before, after = (x.sum(1) / good.sum(1) for x in (pixels.noise * good, noise))
+    torch.testing.assert_close(before.sort().values, after.sort().values, rtol=0.1, atol=0)
+
+
+def test_parameters_are_learnt_beside_the_labels_and_leave_no_trace(tmp_path):
+    data = _training_set()
+    configuration = _configuration(auxiliary=("teff", "feh"))
+    trained = train_on(configuration, data, np.arange(60), tmp_path / "bundle")
+    assert trained.result.network.output.out_features == 7
+    assert trained.bundle.weights["output.weight"].shape[0] == 5
+    assert trained.bundle.description.architecture["auxiliary"] == 0
+
+
+def test_an_unknown_parameter_is_refused(tmp_path):
+    data = _training_set()
+    unknown = replace(data, labels=replace(data.labels, n_fe=np.full(60, np.nan)))
+    with pytest.raises(LabelError, match="n_fe is unknown or the same for all"):
+        train_on(_configuration(auxiliary=("teff", "n_fe")), unknown, np.arange(60), tmp_path / "bundle")
+
+
+def test_parameters_for_a_model_that_learns_none_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="learns no auxiliary parameters"):
+        train_on(_configuration(model="astronn_bcnn", auxiliary=("teff",)), _training_set(), np.arange(60), tmp_path)
+
+
 def test_fewer_stars_than_components_are_refused(tmp_path):
     few = _configuration(preprocessing={**TINY_PREPROCESSING, "n_components": 8})
-    with pytest.raises(LabelError, match="8 components need more training stars, found"):
+    with pytest.raises(LabelError, match="8 components need more training stars, found 9"):
         train_on(few, _training_set(9), np.arange(9), tmp_path / "bundle")
 
 

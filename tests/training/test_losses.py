@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from catalogue.models.base import LabelDistribution
-from catalogue.training.losses import distribution_loss, point_loss, squared_distance
+from catalogue.training.losses import auxiliary_loss, distribution_loss, fractional, point_loss, squared_distance
 
 
 def _case():
@@ -39,3 +39,22 @@ def test_likelihood_is_least_at_the_true_covariance():
     ]
     assert losses[1] < losses[0]
     assert losses[1] < losses[2]
+
+
+def test_fractional_errors_are_those_of_the_labels_themselves():
+    spread = torch.tensor([0.5, 0.2])
+    true, predicted = torch.tensor([[4.0, 1.2]]), torch.tensor([[8.0, 1.1]])
+    error = (predicted / true).log() / spread
+    torch.testing.assert_close(fractional(error, spread) * spread, predicted / true - 1)
+    small = torch.full((1, 2), 1e-4)
+    torch.testing.assert_close(fractional(small, spread), small, rtol=1e-3, atol=0)
+
+
+def test_unknown_parameters_do_not_count():
+    predicted = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    truth = torch.tensor([[0.0, torch.nan], [3.0, torch.nan]])
+    loss = auxiliary_loss(predicted, truth)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.5)
+    assert torch.isfinite(predicted.grad).all()
+    assert float(auxiliary_loss(predicted, torch.full((2, 2), torch.nan)).detach()) == 0.0

@@ -1,0 +1,67 @@
+"""Stellar parameters from principal components by one linear regression on a few products: a network's head start.
+
+What a spectrum says of temperature, gravity and abundances is nearly linear in its components, with curvature that
+only the leading ones carry, and is to be trusted less the noisier the spectrum is. A regression on such terms is solved
+at once; a network of a few thousand stars takes long to find it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CURVED = 40
+"""Leading components of which all products are terms."""
+
+SHRUNK = 64
+"""Leading components of which the product with the noise is a term: with noise they count less."""
+
+_RIDGE = 30.0
+"""Weight of the terms' own size, in spectra: small against the thousands that a fit needs."""
+
+
+def terms(components: Tensor, noise: Tensor) -> Tensor:
+    """Terms of the regression, shape (rows, terms).
+
+    Parameters
+    ----------
+    components : Tensor, shape (rows, components)
+        Scaled.
+    noise : Tensor, shape (rows, bands)
+        In dex of its usual value.
+    """
+    level = noise.mean(dim=1, keepdim=True)
+    curved = components[:, :CURVED]
+    first, second = torch.triu_indices(curved.shape[1], curved.shape[1], device=components.device)
+    products = curved[:, first] * curved[:, second]
+    ones = torch.ones_like(level)
+    return torch.cat([ones, components, noise, level**2, components[:, :SHRUNK] * level, products], dim=1)
+
+
+def fit_parameters(components: Tensor, noise: Tensor, parameters: Tensor) -> Tensor:
+    """Weights (terms, parameters) such that ``terms @ weights`` estimates standardised parameters.
+
+    Parameters
+    ----------
+    components, noise : Tensor
+        As for :func:`terms`.
+    parameters : Tensor, shape (rows, parameters)
+        Finite.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not finite or the same in all rows.
+    """
+    spread = parameters.double().std(dim=0)
+    if not torch.isfinite(parameters).all() or not (spread > 0).all():
+        raise ValueError("parameters to be learnt must be finite and differ from star to star")
+    target = (parameters.double() - parameters.double().mean(dim=0)) / spread
+    size = terms(components[:1], noise[:1]).shape[1]
+    normal = _RIDGE * torch.eye(size, dtype=torch.float64)
+    right = torch.zeros(size, target.shape[1], dtype=torch.float64)
+    for rows in torch.arange(len(components)).split(1024):
+        part = terms(components[rows], noise[rows]).double()
+        normal += part.T @ part
+        right += part.T @ target[rows]
+    return torch.linalg.solve(normal, right).float()
