@@ -23,6 +23,9 @@ _LARGEST_RESIDUAL = 5.0
 
 _REFERENCE_QUANTILE = 0.99
 
+_DRAWS = 3
+"""Times that noise is drawn for every noise-free spectrum from which the regression for parameters is learnt."""
+
 _DECOMPOSED = 4096
 """Most spectra that are decomposed; more add time and no direction that can be measured."""
 
@@ -259,19 +262,40 @@ def fit_components(
     scale = _pixel_scale(settings, flux - mean, noise, good, count)
     pixels = torch.where(good, (flux - mean) / scale, 0.0)
     prepared = PreparedSpectra(pixels, noise / scale, good, torch.zeros(len(pixels)), torch.ones(len(pixels)) > 0)
-    chosen = torch.linspace(0, len(pixels) - 1, min(len(pixels), _DECOMPOSED)).long()
-    decomposed, kept = pixels[chosen], good[chosen]
+    pure = prepared
     if noiseless is not None:
-        pure, _, kept, _ = _normalise(settings, _some(noiseless, rows[chosen.numpy()]))
-        decomposed = torch.where(kept, (pure - mean) / scale, 0.0)
-    components = _principal_components(decomposed, kept, settings, seed)
+        found, _, kept, _ = _normalise(settings, noiseless)
+        if len(found) != len(pixels):
+            raise ValueError(f"expected {len(pixels)} usable spectra without noise, found {len(found)}")
+        pure = replace(prepared, pixels=torch.where(kept, (found - mean) / scale, 0.0), good=kept)
+    chosen = torch.linspace(0, len(pixels) - 1, min(len(pixels), _DECOMPOSED)).long()
+    components = _principal_components(pure.pixels[chosen], pure.good[chosen], settings, seed)
     plain = settings.model_copy(update={"parameters": ()})
     learnt, coefficients = _statistics(plain, prepared, mean, scale, components)
     if settings.parameters:
         truth = torch.from_numpy(np.stack([spectra.columns[name][rows] for name in settings.parameters], axis=1))
-        bands = band_noise(prepared.noise, good, settings.noise_bands)
-        learnt = replace(learnt, parameter_weights=fit_parameters(coefficients, bands, truth))
+        draws = [(coefficients, band_noise(prepared.noise, good, settings.noise_bands))]
+        if noiseless is not None:
+            inputs = ComponentInputs(plain, learnt)
+            draws += [_drawn(inputs, pure, settings.noise_bands, seed + k) for k in range(_DRAWS)]
+        seen, bands = (torch.cat(parts) for parts in zip(*draws, strict=True))
+        learnt = replace(learnt, parameter_weights=fit_parameters(seen, bands, truth.repeat(len(draws), 1)))
     return ComponentInputs(settings, learnt)
+
+
+def _drawn(inputs: ComponentInputs, pure: PreparedSpectra, bands: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Coefficients and band noise of spectra without noise after noise has been drawn, at each other's levels."""
+    generator = torch.Generator().manual_seed(seed)
+    level = (pure.noise * pure.good).sum(dim=1) / pure.good.sum(dim=1).clamp(min=1)
+    factor = level[torch.randperm(len(level), generator=generator)] / level.clamp(min=1e-6)
+    parts = []
+    for rows in torch.arange(len(level)).split(1024):
+        noise = pure.noise[rows] * pure.good[rows] * factor[rows, None]
+        pixels = pure.pixels[rows] + noise * torch.randn(noise.shape, generator=generator)
+        good = pure.good[rows]
+        parts.append((inputs.coefficients(pixels, good), band_noise(noise, good, bands)))
+    coefficients, levels = (torch.cat(values) for values in zip(*parts, strict=True))
+    return coefficients, levels
 
 
 def _statistics(
@@ -299,11 +323,6 @@ def _statistics(
     pair = ComponentInputs(settings, learnt).residual_and_distance(prepared, coefficients)
     references = torch.stack([torch.quantile(x, _REFERENCE_QUANTILE) for x in pair])
     return replace(learnt, references=references), coefficients
-
-
-def _some(spectra: SpectraBatch, rows: NDArray[np.int64]) -> SpectraBatch:
-    columns = {name: values[rows] for name, values in spectra.columns.items()}
-    return SpectraBatch(0, spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], spectra.usable[rows], columns)
 
 
 def _normalise(settings: ComponentSettings, spectra: SpectraBatch) -> tuple[Tensor, Tensor, Tensor, NDArray[np.int64]]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CURVED = 40
+CURVED = 25
 """Leading components of which all products are terms."""
 
-SHRUNK = 64
+SHRUNK = 128
 """Leading components of which the product with the noise is a term: with noise they count less."""
 
 _RIDGE = 30.0
@@ -62,6 +62,8 @@ def fit_parameters(components: Tensor, noise: Tensor, parameters: Tensor) -> Ten
     right = torch.zeros(size, target.shape[1], dtype=torch.float64)
     for rows in torch.arange(len(components)).split(1024):
         part = terms(components[rows], noise[rows]).double()
-        normal += part.T @ part
-        right += part.T @ target[rows]
+        # noisy spectra would bend the fit of the good ones: a spectrum of usual noise counts half
+        weight = 2.0 / (1.0 + 10.0 ** (2.0 * noise[rows].double().mean(dim=1, keepdim=True)))
+        normal += part.T @ (weight * part)
+        right += part.T @ (weight * target[rows])
     return torch.linalg.solve(normal, right).float()

@@ -101,6 +101,22 @@ def evaluate(
     collected: dict[str, NDArray[np.floating]] = {}
     methods: Rows = []
     first: TrainedModel | None = None
+    result: dict[str, Any] = {
+        "stars": len(np.unique(data.labels.star)),
+        "spectra": len(data),
+        "median_snr": float(np.median(signal_to_noise(data))),
+        "set_digest": data.digest,
+        "methods": methods,
+        "bins": [],
+        "variants": [],
+        "regions": [],
+    }
+
+    def save(**parts: Any) -> None:
+        # after every part, so that an evaluation that is broken off has told what it knew
+        result.update(parts)
+        (directory / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
         for fold in range(configuration.folds):
             train_rows, test_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -113,24 +129,15 @@ def evaluate(
             methods.append({"method": "model", "fold": fold, "seconds": trained.seconds, **summary})
             say(f"fold {fold}: {summary}")
             methods += _run_baselines(configuration, trained, data, train_rows, test_rows, fold, say)
+            save()
+        save(bins=binned(collected, data))
         assert first is not None
         train_rows, test_rows = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
+        save(regions=_exchange_regions(configuration, first, data, test_rows))
         variants = _variants(configuration, data, inputs, train_rows, test_rows, Path(folder), say)
-        regions = _exchange_regions(configuration, first, data, test_rows)
-    result = {
-        "stars": len(np.unique(data.labels.star)),
-        "spectra": len(data),
-        "median_snr": float(np.median(signal_to_noise(data))),
-        "set_digest": data.digest,
-        "methods": methods,
-        "bins": binned(collected, data),
-        "variants": variants,
-        "regions": regions,
-    }
+        save(variants=variants)
     if bundle is not None:
-        result["seen"] = summarise(predict_rows(bundle, data.spectra), truth)
-        result["bundle"] = load_bundle(bundle).digest
-    (directory / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+        save(seen=summarise(predict_rows(bundle, data.spectra), truth), bundle=load_bundle(bundle).digest)
     write_page(directory, result, collected, truth)
     return result
 
@@ -198,7 +205,7 @@ def _components(trained: TrainedModel, data: TrainingSet, rows: NDArray[np.integ
     if not isinstance(model, SpectralTransformer):
         raise ValueError(f"baselines need the components of an SPT bundle, found kind {trained.bundle.kind!r}")
     prepared = model._cpu_inputs.prepare(rows_of(data.spectra, rows))
-    return np.asarray(model._cpu_inputs.features(prepared.pixels, prepared.good, prepared.noise).numpy())
+    return np.asarray(model._cpu_inputs.coefficients(prepared.pixels, prepared.good).numpy())
 
 
 def _run_baselines(

@@ -148,6 +148,15 @@ def observe(
     )
 
 
+def at_rest(normalised: NDArray[np.float32], settings: ObservationSettings | None = None) -> NDArray[np.float32]:
+    """Emulated spectra on the native lattice at the survey's mean resolution: no velocity, response or noise."""
+    settings = settings or ObservationSettings()
+    mean = {"blue_sigma": (settings.blue_sigma[0], 0.0), "red_sigma": (settings.red_sigma[0], 0.0)}
+    generator = np.random.default_rng(0)
+    still = np.zeros(len(normalised))
+    return _broadened(normalised, still, generator, settings.model_copy(update=mean)).astype(np.float32)
+
+
 def _broadened(
     normalised: NDArray[np.float32],
     velocity: NDArray[np.float64],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from catalogue.training.coadd import write_coadd
+from catalogue.training.correction import load_correction, rest_wavelengths
 from catalogue.training.emulator import GiantEmulator
 from catalogue.training.instrument import LOG10_FIRST, LOG10_STEP
 from catalogue.training.labels import LabelTable, apokasc_labels, read_labels, write_labels
@@ -45,6 +46,9 @@ class SimulationConfiguration(BaseModel):
         Fractions of the rows without a file, with a damaged file, and that repeat an earlier row.
     element_scatter : float
         Scatter in dex of the abundances that the labels do not give.
+    corrected : bool
+        Whether emulated spectra are multiplied with the measured ratio of real to emulated ones, see
+        :mod:`catalogue.training.correction`.
     parameter_errors : (K, dex, dex)
         Errors of Teff, log g and [Fe/H] in the parent table.
     observation : ObservationSettings
@@ -61,6 +65,7 @@ class SimulationConfiguration(BaseModel):
     damaged: float = Field(default=0.0, ge=0, lt=1)
     duplicate: float = Field(default=0.0, ge=0, lt=1)
     element_scatter: float = Field(default=0.03, ge=0)
+    corrected: bool = True
     parameter_errors: tuple[float, float, float] = (60.0, 0.12, 0.06)
     observation: ObservationSettings = ObservationSettings()
     seed: int = 0
@@ -170,6 +175,8 @@ def observe_stars(
     columns |= {name: np.nan_to_num(stars.alpha_fe) for name in _ALPHA}
     columns |= {name: generator.normal(0, configuration.element_scatter, len(stars)) for name in _OTHERS}
     normalised = emulator.spectra(emulator.complete(columns))
+    if configuration.corrected:
+        normalised = normalised * load_correction().factors(rest_wavelengths(), stars.teff, stars.feh)
     return observe(normalised, stars.teff, generator, configuration.observation)
 
 

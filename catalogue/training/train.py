@@ -245,12 +245,26 @@ def train_on(
     with tempfile.TemporaryDirectory() as folder:
         raw = model.to_bundle(Path(folder) / "raw", description, inputs, result.network, scale)
         found = model.complete(architecture, raw, _labelled(data, learn), _labelled(data, calibrate))
+        unseen = _unseen(data, calibrate, predict_rows(raw.path, rows_of(data.spectra, calibrate)))
     metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
+    metrics |= {**unseen, "training_seconds": round(time.perf_counter() - began, 1)}
     description = description.model_copy(
         update={"architecture": {**architecture, **found.architecture}, "metrics": metrics}
     )
     bundle = model.to_bundle(directory, description, inputs, result.network, scale, found.arrays)
     return TrainedModel(bundle, result, time.perf_counter() - began)
+
+
+def _unseen(
+    data: TrainingSet, rows: NDArray[np.integer], predictions: dict[str, NDArray[np.floating]]
+) -> dict[str, float]:
+    """Mean absolute percentage errors on the stars that have calibrated the errors and nothing else."""
+    labels = data.labels.take(rows)
+    found = {}
+    for name, truth in (("age", labels.age), ("mass", labels.mass)):
+        if name in predictions:
+            found[f"{name}_delta_p"] = round(100 * float(np.nanmean(np.abs(predictions[name] / truth - 1.0))), 2)
+    return {**found, "unseen_stars": len(np.unique(labels.star))} if found else {}
 
 
 def _parts(
