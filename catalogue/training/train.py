@@ -262,8 +262,9 @@ def _unseen(
     labels = data.labels.take(rows)
     found = {}
     for name, truth in (("age", labels.age), ("mass", labels.mass)):
-        if name in predictions:
-            found[f"{name}_delta_p"] = round(100 * float(np.nanmean(np.abs(predictions[name] / truth - 1.0))), 2)
+        relative = np.abs(predictions[name] / truth - 1.0) if name in predictions else np.zeros(0)
+        if np.isfinite(relative).any():
+            found[f"{name}_delta_p"] = round(100 * float(np.nanmean(relative)), 2)
     return {**found, "unseen_stars": len(np.unique(labels.star))} if found else {}
 
 

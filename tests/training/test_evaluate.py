@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from catalogue.training import evaluate as evaluation
+from catalogue.training.evaluate import EvaluationConfiguration, evaluate
+from tests.training.test_fit import _configuration, _training_set
+
+_PARTS = {
+    "folds": 2,
+    "baselines": ("ridge",),
+    "ablations": {"no attention": {"architecture": {"attention": "none"}}},
+    "learning_curve": (0.5,),
+    "regions": 2,
+}
+
+
+@pytest.fixture
+def stars(monkeypatch):
+    data = _training_set()
+    data.spectra.columns["snrg"] = np.full(60, 50.0)
+    monkeypatch.setattr(evaluation, "training_set", lambda configuration: data)
+    return data
+
+
+def test_every_part_is_reported_and_no_star_is_missing(stars, tmp_path):
+    said = []
+    result = evaluate(None, EvaluationConfiguration(training=_configuration(), **_PARTS), tmp_path, said.append)
+    assert [(row["method"], row["fold"]) for row in result["methods"]] == [
+        ("model", 0), ("ridge", 0), ("model", 1), ("ridge", 1),
+    ]  # fmt: skip
+    assert [row["variant"] for row in result["variants"]] == ["no attention", "0.5 of the stars"]
+    assert len(result["regions"]) == 2
+    assert sum(row["spectra"] for row in result["bins"] if row["by"] == "age") <= 60
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == result
+    assert "ridge" in (tmp_path / "index.html").read_text()
+
+
+def test_exchanging_regions_leaves_the_spectra_as_they_were(stars, tmp_path):
+    before = stars.spectra.flux.copy(), stars.spectra.ivar.copy()
+    configuration = EvaluationConfiguration(
+        training=_configuration(), **{**_PARTS, "ablations": {}, "learning_curve": ()}
+    )
+    evaluate(None, configuration, tmp_path)
+    np.testing.assert_array_equal(stars.spectra.flux, before[0])
+    np.testing.assert_array_equal(stars.spectra.ivar, before[1])
+
+
+def test_an_evaluation_that_is_broken_off_has_told_what_it_knew(stars, tmp_path):
+    def stop(text):
+        if text.startswith("fold 1, ridge"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(None, EvaluationConfiguration(training=_configuration(), **_PARTS), tmp_path, stop)
+    known = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [row["fold"] for row in known["methods"]] == [0, 0]
