@@ -1,8 +1,7 @@
 """What Leung et al. 2023 claim of their latent space, checked on the simulated survey with stars held out of training.
 
-Run: ``python -m benchmarks.apogee_claims configs/training/latent_age.yaml BUNDLE [--mean BUNDLE] [--out FILE]``, with
-a bundle that ``catalogue train`` made from that configuration, and for the collapse of the latent space another one
-that it made with ``--set architecture.reduction=mean``. Prints one line per claim; ``--out`` also writes a table.
+Run: ``python -m benchmarks.apogee_claims configs/training/latent_age.yaml BUNDLE [--out FILE]``, with a bundle
+that ``catalogue train`` made from that configuration. Prints one line per claim; ``--out`` also writes a table.
 """
 
 from __future__ import annotations
@@ -167,7 +166,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configuration", type=Path)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--mean", type=Path, help="bundle of the same configuration with reduction: mean")
     parser.add_argument("--out", type=Path, help="Markdown table")
     options = parser.parse_args()
     configuration = load_section(TrainingConfiguration, options.configuration, None, paths=TRAINING_PATHS)
@@ -180,10 +178,6 @@ def main() -> None:
     say("stars to train; held out", f"{len(learn.z)}; {len(test.z)}")
     kept = ", ".join(f"{value:.2f}" for value in divergence(model, test))
     say("divergence per latent dimension, squared error summed over frequencies (nats)", kept)
-    if options.mean:
-        other = LatentAge(load_bundle(options.mean))
-        empty = divergence(other, Part(other, data, np.flatnonzero(folds == 0)))
-        say("the same, mean over frequencies (nats)", ", ".join(f"{value:.4f}" for value in empty))
     space(model, learn, test)
     abundance(model, learn, test)
     assert model.forest is not None

@@ -163,7 +163,7 @@ def latent_loss(
     The paper divides the squared error by a number that it does not name. The code (astroNN's
     ``mean_squared_reconstruction_error``) adds it up over the frequencies and divides by the stars, and next to that
     sum the other term is small. Divided by the 2,092 frequencies as well, the other term outweighs it and the
-    latent space is empty: ``benchmarks/apogee_claims.py`` shows both.
+    latent space is empty: ``benchmarks/latent_collapse.py`` shows both.
 
     Parameters
     ----------
