@@ -10,6 +10,7 @@ it counts pages that they share more than once. Masks of dropout differ, so ages
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import shutil
@@ -125,11 +126,9 @@ def timed(command: list[str]) -> tuple[float, float]:
         nonlocal peak
         while not over.wait(0.2):
             total = 0
-            for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-                try:
+            with contextlib.suppress(psutil.Error):  # processes that end meanwhile
+                for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
                     total += one.memory_info().rss
-                except psutil.Error:
-                    continue
             peak = max(peak, total)
 
     thread = threading.Thread(target=watch, daemon=True)
