@@ -272,8 +272,9 @@ def _parts(
     configuration: TrainingConfiguration, data: TrainingSet, rows: NDArray[np.integer]
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]:
     """Rows that are learnt from, that stop the training and that calibrate the errors, of different stars."""
-    parts = max(3, round(1 / configuration.held_out))
     stars = len(np.unique(data.labels.star[rows]))
+    # no correction can be fitted on fewer than three stars
+    parts = max(3, min(round(1 / configuration.held_out), stars // 3))
     components = 0 if configuration.companions else configuration.preprocessing.get("n_components", 0)
     if stars * (parts - 2) <= components * parts:
         raise LabelError(f"{components} components need more training stars, found {stars}, some of them held out")
@@ -299,7 +300,7 @@ def _targets(
                 raise LabelError(f"auxiliary parameter {name} is unknown or the same for all training stars")
         middle, spread = np.nanmean(values[learn], axis=0), np.nanstd(values[learn], axis=0)
         others = {**others, "auxiliary": (values[used] - middle) / spread}
-    relative = np.log(physical).std(axis=0)
+    relative = np.log(data.labels.physical()[learn]).std(axis=0)
     return Targets(scale.to_network(physical), scale.covariance_to_network(physical, covariance), relative, others)
 
 
