@@ -180,7 +180,7 @@ class Way:
     costs: Costs
     site: Site = Site()
     plan: Plan = Plan()
-    looks: float = 2
+    looks: float = 1
     mergers: int = 1
 
 
