@@ -1,6 +1,7 @@
 """The SPT model a second way: one spectrum at a time, NumPy in double precision, loops over pixels and passes.
 
-Only the bundle's numbers and the generator of the dropout masks are shared with :mod:`catalogue.models`.
+Only the bundle's numbers, how many terms its regression has, and the generator of the dropout masks are shared with
+:mod:`catalogue.models`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ from scipy.special import erf
 
 from catalogue.models import Bundle
 from catalogue.models.dropout import unit_mask
+from catalogue.models.parameters import CURVED, SHRUNK
 from catalogue.pipeline.verification.plain_continuum import PlainContinuum
 
 Vector = NDArray[np.float64]
 LN10 = math.log(10.0)
-CURVED, SHRUNK = 40, 64
-"""Coefficients whose products, and whose products with the noise, the regression for parameters has as terms."""
 
 
 class PlainTransformer:
