@@ -29,7 +29,10 @@ def kill(site, driver, victim, number):
         process.kill()
         return True
     process = {"nanny": site.nannies[number], "scheduler": site.scheduler, "driver": driver.process}[victim]
-    os.kill(process.pid, signal.SIGKILL)
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # a driver that was done before its moment
+        return False
     if victim != "driver":
         process.wait()
     return True

@@ -69,7 +69,7 @@ def job_states():
 
 def test_a_cancelled_job_and_jobs_at_their_walltime_cost_no_byte(local, on_slurm, tmp_path):
     configuration, expected = local
-    overrides, faults = on_slurm(seconds=10.0, walltime="00:01:00")
+    overrides, faults = on_slurm(seconds=22.0, walltime="00:01:00")
     earlier = set(job_states())
     states: dict[str, str] = {}
     cancelled = None
