@@ -129,7 +129,7 @@ def agreement(ours: torch.Tensor, theirs: torch.Tensor) -> str:
 def compare(model: SpectralTransformer, batch: SpectraBatch, passes: int, threads: int, repeat: int) -> None:
     """Print one table for ``passes`` passes."""
     settings = InferenceSettings(device="cpu", passes=passes)
-    engine = model._engine(settings)
+    engine = model._engines.of(settings)
     rows = len(batch)
     prepared = engine.inputs.prepare(batch)
     features = engine.inputs.features(prepared.pixels, prepared.good, prepared.noise)

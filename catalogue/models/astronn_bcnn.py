@@ -8,7 +8,6 @@ and the corrections of ages are those of the DR17 age and mass network where a b
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -33,8 +32,8 @@ from catalogue.models.base import (
     Trainable,
 )
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
-from catalogue.models.device import choose_device
 from catalogue.models.dropout import Dropout
+from catalogue.models.engines import Engines
 from catalogue.models.granules import map_granules
 from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
 
@@ -157,8 +156,7 @@ class AstroNNBayesian(Model, Trainable):
             self._order = [[label.name for label in bundle.description.labels].index(n) for n in ("age", "mass")]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BundleError(f"{bundle.path}: not a bundle of kind {self.kind!r}: {error}") from error
-        self._engines: dict[tuple[int, int, str], tuple[ApogeeInputs, AstroNNPasses]] = {}
-        self._lock = threading.Lock()
+        self._engines = Engines(bundle, self._engine)
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -167,7 +165,7 @@ class AstroNNBayesian(Model, Trainable):
 
     def predict(self, batch: SpectraBatch, settings: InferenceSettings) -> dict[str, NDArray[np.floating]]:
         """Predict every row of a batch, see :meth:`Model.predict`."""
-        inputs, passes = self._engine(settings)
+        inputs, passes = self._engines.of(settings)
         results = np.full((len(OUTPUTS), len(batch)), np.nan, dtype=np.float32)
 
         def granule(index: int) -> None:
@@ -214,16 +212,9 @@ class AstroNNBayesian(Model, Trainable):
         above = y[-1] + (age - x[-1]) * (y[-1] - y[-2]) / (x[-1] - x[-2])
         return np.where(age < x[0], below, np.where(age > x[-1], above, inside))
 
-    def _engine(self, settings: InferenceSettings) -> tuple[ApogeeInputs, AstroNNPasses]:
-        passes = self.bundle.description.passes if settings.passes is None else settings.passes
-        seed = self.bundle.description.seed if settings.seed is None else settings.seed
-        device = choose_device(settings.device)
-        key = (passes, seed, str(device))
-        with self._lock:
-            if key not in self._engines:
-                network = copy.deepcopy(self._network).eval()
-                self._engines[key] = (self._inputs.on(device), AstroNNPasses(network, passes, seed, device))
-            return self._engines[key]
+    def _engine(self, passes: int, seed: int, device: torch.device) -> tuple[ApogeeInputs, AstroNNPasses]:
+        network = copy.deepcopy(self._network).eval()
+        return self._inputs.on(device), AstroNNPasses(network, passes, seed, device)
 
     @classmethod
     def fit_inputs(

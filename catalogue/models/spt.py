@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,8 @@ from catalogue.models.base import (
 )
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
 from catalogue.models.components import ComponentInputs, ComponentSettings, fit_components
-from catalogue.models.device import choose_device
 from catalogue.models.dropout import Dropout, DropoutPasses
+from catalogue.models.engines import Engines
 from catalogue.models.granules import map_granules
 from catalogue.models.moments import correlation, mean_and_covariance, mixture_percentiles
 from catalogue.models.preprocessing import GridSettings, redshift
@@ -204,8 +203,7 @@ class SpectralTransformer(Model, Trainable):
             self._network.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BundleError(f"{bundle.path}: not a bundle of kind {self.kind!r}: {error}") from error
-        self._engines: dict[tuple[int, int, str], _Engine] = {}
-        self._lock = threading.Lock()
+        self._engines = Engines(bundle, lambda passes, seed, device: _Engine(self, passes, seed, device))
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -214,7 +212,7 @@ class SpectralTransformer(Model, Trainable):
 
     def predict(self, batch: SpectraBatch, settings: InferenceSettings) -> dict[str, NDArray[np.floating]]:
         """Predict every row of a batch, see :meth:`Model.predict`."""
-        engine = self._engine(settings)
+        engine = self._engines.of(settings)
         rows = engine.rows
         shifts = redshift(batch)
         results = np.full((len(OUTPUTS), len(batch)), np.nan, dtype=np.float32)
@@ -229,17 +227,6 @@ class SpectralTransformer(Model, Trainable):
 
         map_granules(granule, -(-len(batch) // rows), engine.threads)
         return {output.name: values for output, values in zip(OUTPUTS, results, strict=True)}
-
-    def _engine(self, settings: InferenceSettings) -> _Engine:
-        """The prepared engine for these passes, seed and device; built once per process."""
-        passes = self.bundle.description.passes if settings.passes is None else settings.passes
-        seed = self.bundle.description.seed if settings.seed is None else settings.seed
-        device = choose_device(settings.device)
-        key = (passes, seed, str(device))
-        with self._lock:
-            if key not in self._engines:
-                self._engines[key] = _Engine(self, passes, seed, device)
-            return self._engines[key]
 
     @classmethod
     def fit_inputs(

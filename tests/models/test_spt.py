@@ -186,7 +186,7 @@ def test_calibration_scales_the_errors_and_not_the_values(model, stars, tmp_path
 def test_columns_are_those_of_the_passes_written_out(model, tmp_path):
     """Every formula from raw outputs to columns once more, in numpy, percentiles by random draws."""
     factors = {"model": [1.5, 0.5], "data": [0.8, 1.2]}
-    engine = rebundled(model, tmp_path / "a", calibration=factors)._engine(CPU)
+    engine = rebundled(model, tmp_path / "a", calibration=factors)._engines.of(CPU)
     scale, offset = engine.scale.numpy(), engine.offset.numpy()
     rng = np.random.default_rng(3)
     passes, rows = 30, 4
