@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -12,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from astropy.table import Table
 
 from catalogue.datamodels import DataModel, load_data_model
 from catalogue.spectra.primitives import RowStatus
+from catalogue.writers import writer_for
 
 BLOCK_ROWS = 100_000
 BLOCKS = 4
@@ -72,6 +75,45 @@ def _block(seed: int) -> dict[str, np.ndarray]:
             values = scale * base * rng.normal(1, 0.1, rows)
             namespace[name] = np.where(status == RowStatus.OK, values, np.nan).astype(np.float32)
     return thirty_columns().evaluate(namespace)
+
+
+def table_in_memory(n_rows: int) -> Table:
+    """All columns as arrays, text of fixed width, as astropy wants them."""
+    made = blocks()
+    columns = {}
+    for column in thirty_columns().columns:
+        values = np.concatenate([block[column.name] for block in stream(made, n_rows)])
+        columns[column.name] = np.array(values.tolist()) if column.dtype == "str" else values
+    return Table(columns, copy=False)
+
+
+def measure_writer(name: str, path: Path, n_rows: int) -> None:
+    """Our side: the blocks through a streaming writer."""
+    made, model = blocks(), thirty_columns()
+    start, cpu = time.perf_counter(), time.process_time()
+    with writer_for(name)(path, model, n_rows, {"DATE": "2026-01-01"}) as writer:
+        for block in stream(made, n_rows):
+            writer.write(block)
+    report(start, cpu)
+
+
+def compare_sides(
+    module: str,
+    description: str | None,
+    sides: dict[str, Callable[[Path, int], None]],
+    check: Callable[[Path, Path], None],
+) -> None:
+    """The command of a benchmark: with ``--side`` one side in this process, without it all of them."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--side", choices=[*sides])
+    parser.add_argument("--path", type=Path)
+    options = parser.parse_args()
+    if options.side:
+        sides[options.side](options.path, options.rows)
+    else:
+        run_sides(module, tuple(sides), options.rows, options.runs, check)
 
 
 def run_sides(module: str, sides: tuple[str, ...], n_rows: int, runs: int, check: Callable[[Path, Path], None]) -> None:

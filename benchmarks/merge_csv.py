@@ -7,41 +7,26 @@ Run: ``python -m benchmarks.merge_csv [--rows 5000000] [--runs 5]``
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.csv
-from astropy.table import Table
 
-from benchmarks.generated_catalogue import blocks, report, run_sides, stream, thirty_columns
-from catalogue.writers import writer_for
+from benchmarks.generated_catalogue import compare_sides, measure_writer, report, table_in_memory, thirty_columns
 
 
 def with_astropy(path: Path, n_rows: int) -> None:
-    made = blocks()
-    columns = {}
-    for column in thirty_columns().columns:
-        values = np.concatenate([block[column.name] for block in stream(made, n_rows)])
-        columns[column.name] = np.array(values.tolist()) if column.dtype == "str" else values
+    table = table_in_memory(n_rows)
     plain = path.with_name(path.name + ".csv")
     start, cpu = time.perf_counter(), time.process_time()
-    Table(columns, copy=False).write(plain, format="csv", overwrite=True)
+    table.write(plain, format="csv", overwrite=True)
     with plain.open("rb") as source, gzip.open(path, "wb", compresslevel=6) as target:
         shutil.copyfileobj(source, target, 1 << 20)
     plain.unlink()
-    report(start, cpu)
-
-
-def with_writer(path: Path, n_rows: int) -> None:
-    made, model = blocks(), thirty_columns()
-    start, cpu = time.perf_counter(), time.process_time()
-    with writer_for("csv")(path, model, n_rows, {"DATE": "2026-01-01"}) as writer:
-        for block in stream(made, n_rows):
-            writer.write(block)
     report(start, cpu)
 
 
@@ -59,18 +44,6 @@ def check(theirs: Path, ours: Path) -> None:
             assert np.array_equal(a, b), column.name
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--side", choices=["astropy", "ours"])
-    parser.add_argument("--path", type=Path)
-    options = parser.parse_args()
-    if options.side:
-        {"astropy": with_astropy, "ours": with_writer}[options.side](options.path, options.rows)
-    else:
-        run_sides("benchmarks.merge_csv", ("astropy", "ours"), options.rows, options.runs, check)
-
-
 if __name__ == "__main__":
-    main()
+    sides = {"astropy": with_astropy, "ours": partial(measure_writer, "csv")}
+    compare_sides("benchmarks.merge_csv", __doc__, sides, check)
