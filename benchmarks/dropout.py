@@ -80,7 +80,7 @@ def spectra(model: SpectralTransformer, rows: int) -> SpectraBatch:
     rng = np.random.default_rng(0)
     inputs = model._cpu_inputs
     learnt, grid = inputs.learnt, inputs.preprocessing.settings.grid
-    draws = torch.from_numpy(rng.normal(size=(rows, inputs.n_features)).astype(np.float32))
+    draws = torch.from_numpy(rng.normal(size=(rows, len(learnt.components))).astype(np.float32))
     pixels = learnt.mean + learnt.scale * ((draws * learnt.component_scale) @ learnt.components)
     lattice = 10.0 ** (grid.log10_first + grid.log10_step * np.arange(grid.n_pixels))
     flux = np.stack([np.interp(lattice, inputs.preprocessing.wavelength, row) for row in pixels.numpy()])

@@ -13,6 +13,8 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,9 +50,17 @@ def write_store(path: Path, survey_name: str, batch: SpectraBatch, chunk_rows: i
     write_rows(path, {"flux": batch.flux, "ivar": batch.ivar, "mask": batch.mask, "status": status, **columns}, 0)
 
 
-def compare(bundle: str, survey: str, make, options: argparse.Namespace) -> None:
+def times_of(
+    bundle: str,
+    survey: str,
+    make: Callable[[Model, int], SpectraBatch],
+    options: argparse.Namespace,
+    device: str = "cpu",
+    watched: Callable[[str], AbstractContextManager[object]] = lambda name: nullcontext(),
+) -> dict[str, list[float]]:
+    """Seconds of every run of ``alone`` and of ``stage``, which must give the same bytes; each run is ``watched``."""
     model = load_model(find_bundle(bundle, Path.cwd()))
-    settings = InferenceSettings(device="cpu", passes=options.passes)
+    settings = InferenceSettings(device=device, passes=options.passes)
     batch = make(model, options.rows)
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
@@ -82,14 +92,22 @@ def compare(bundle: str, survey: str, make, options: argparse.Namespace) -> None
         times: dict[str, list[float]] = {"alone": [], "stage": []}
         for run in range(options.runs + 1):
             for name, function in (("alone", alone), ("stage", stage)):
-                began = time.perf_counter()
-                function()
+                with watched(name) if run else nullcontext():
+                    began = time.perf_counter()
+                    function()
+                    took = time.perf_counter() - began
                 if run:
-                    times[name].append(time.perf_counter() - began)
+                    times[name].append(took)
         expected = alone()
         found = read_rows(scratch / "predictions.zarr", list(expected), 0, options.rows)
         for name, values in expected.items():
             np.testing.assert_array_equal(found[name], values)
+    return times
+
+
+def compare(bundle: str, survey: str, make: Callable[[Model, int], SpectraBatch], options: argparse.Namespace) -> None:
+    """Print one line of the table."""
+    times = times_of(bundle, survey, make, options)
     shares = [a / b for a, b in zip(times["alone"], times["stage"], strict=True)]
     print(
         f"{bundle:32s} model alone {options.rows / statistics.median(times['alone']):8.1f} stars/s   "

@@ -104,7 +104,14 @@ class ApogeeContinuum:
     def normalise(
         self, flux: NDArray[np.float32], ivar: NDArray[np.float32], mask: NDArray[np.unsignedinteger]
     ) -> tuple[torch.Tensor, NDArray[np.float32]]:
-        """Normalise.
+        """:meth:`divide`, with the normalised flux on the device."""
+        normalised, fraction = self.divide(flux, ivar, mask)
+        return torch.from_numpy(normalised).to(self.device), fraction
+
+    def divide(
+        self, flux: NDArray[np.float32], ivar: NDArray[np.float32], mask: NDArray[np.unsignedinteger]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Divide by the continuum.
 
         Parameters
         ----------
@@ -114,7 +121,7 @@ class ApogeeContinuum:
 
         Returns
         -------
-        normalised : Tensor of float32, shape (stars, 7514)
+        normalised : ndarray of float32, shape (stars, 7514)
             Normalised flux. It is 1 where the flux is NaN or infinite, where a target bit is set, above the
             limit, and over a detector without enough continuum pixels to fit; negative flux is 0.
         bad_fraction : ndarray of float32, shape (stars,)
@@ -124,14 +131,14 @@ class ApogeeContinuum:
 
         flux, ivar = np.ascontiguousarray(flux, np.float32), np.ascontiguousarray(ivar, np.float32)
         mask = np.ascontiguousarray(mask, np.uint32)
-        out = torch.empty((len(flux), N_PIXELS), dtype=torch.float32)
+        out = np.empty((len(flux), N_PIXELS), np.float32)
         bad = np.zeros(len(flux), np.int64)
         for chip in self._chips:
             normalise_chip(
                 flux, ivar, mask, chip.index, chip.table, chip.basis, chip.first, chip.start,
-                self.settings.error_floor, self._target, self._limit, out.numpy(), bad,
+                self.settings.error_floor, self._target, self._limit, out, bad,
             )  # fmt: skip
-        return out.to(self.device), (bad / N_PIXELS).astype(np.float32)
+        return out, (bad / N_PIXELS).astype(np.float32)
 
 
 @dataclass(frozen=True)

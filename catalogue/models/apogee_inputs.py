@@ -134,24 +134,20 @@ class ApogeeInputs(NetworkInputs):
         good = cut_gaps(ivar > 0) & cut_gaps((mask & target) == 0)
         noise = self._noise(flux, ivar, normalised, good)
         return PreparedSpectra(
-            normalised.sub_(self._mean_tensor).div_(self._spread_tensor),
+            self.normalise(normalised),
             noise,
             torch.from_numpy(good).to(self.device),
             torch.from_numpy(fraction).to(self.device),
             torch.from_numpy(fraction < 1).to(self.device),
         )
 
-    def granule(self, spectra: SpectraBatch, part: slice) -> tuple[torch.Tensor, NDArray[np.float32]]:
-        """Network input of some rows, padded with empty ones to a whole granule, and their bad fractions.
+    def gather(self, spectra: SpectraBatch, part: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Rows of ``spectra`` divided by the continuum, on the host, and their bad fractions; see :meth:`normalise`."""
+        return self._continuum.divide(spectra.flux[part], spectra.ivar[part], spectra.mask[part])
 
-        Returns
-        -------
-        Tensor of float32, shape (GRANULE_ROWS, 7514)
-        ndarray of float32, shape (rows of ``part``,)
-        """
-        flux, ivar, mask = (_padded(array[part]) for array in (spectra.flux, spectra.ivar, spectra.mask))
-        pixels, fraction = self._continuum.normalise(flux, ivar, mask)
-        return pixels.sub_(self._mean_tensor).div_(self._spread_tensor), fraction[: len(spectra.usable[part])]
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Network input, in the memory of ``pixels`` divided by the continuum, on the inputs' device."""
+        return pixels.sub_(self._mean_tensor).div_(self._spread_tensor)
 
     def _noise(
         self,
@@ -184,8 +180,3 @@ class ApogeeInputs(NetworkInputs):
             "inputs.mean": self._mean,
             "inputs.spread": self._spread,
         }
-
-
-def _padded(values: NDArray[Any]) -> NDArray[Any]:
-    missing = GRANULE_ROWS - len(values)
-    return np.pad(values, ((0, missing), (0, 0))) if missing else np.ascontiguousarray(values)

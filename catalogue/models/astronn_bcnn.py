@@ -34,8 +34,8 @@ from catalogue.models.base import (
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
 from catalogue.models.dropout import Dropout
 from catalogue.models.engines import Engines
-from catalogue.models.granules import map_granules
-from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
+from catalogue.models.transfer import compute_granules
+from catalogue.spectra.primitives import PixelGrid
 
 MISSING_LABEL = -9999.0
 _INPUTS = "inputs."
@@ -168,25 +168,31 @@ class AstroNNBayesian(Model, Trainable):
         inputs, passes = self._engines.of(settings)
         results = np.full((len(OUTPUTS), len(batch)), np.nan, dtype=np.float32)
 
-        def granule(index: int) -> None:
-            part = slice(index * GRANULE_ROWS, min((index + 1) * GRANULE_ROWS, len(batch)))
-            usable = batch.usable[part]
-            if usable.any():
-                with torch.inference_mode():
-                    pixels, fraction = inputs.granule(batch, part)
-                    values = self.summarise(passes(pixels))[:, : len(usable)]
-                results[:, part] = np.where(usable & (fraction < 1), np.vstack([values, fraction]), np.nan)
+        def load(part: slice) -> list[NDArray[np.float32]]:
+            pixels, results[-1, part] = inputs.gather(batch, part)
+            return [pixels]
 
-        threads = 1 if passes.device.type == "cuda" else None
-        map_granules(granule, -(-len(batch) // GRANULE_ROWS), threads)
+        def compute(pixels: Tensor) -> Tensor:
+            return self.moments(passes(inputs.normalise(pixels)))
+
+        def keep(part: slice, values: NDArray[np.float64]) -> None:
+            fraction, usable = results[-1, part].copy(), batch.usable[part]
+            columns = np.vstack([self.summarise(values[:, : len(usable)]), fraction])
+            results[:, part] = np.where(usable & (fraction < 1), columns, np.nan)
+
+        compute_granules(passes.device, batch.usable, settings.granules, load, compute, keep)
         return {output.name: values for output, values in zip(OUTPUTS, results, strict=True)}
 
-    def summarise(self, samples: Tensor) -> NDArray[np.float32]:
-        """Output columns but the last from raw network outputs (passes, rows, 2 · labels)."""
+    def moments(self, samples: Tensor) -> Tensor:
+        """:func:`moments` of raw network outputs (passes, rows, 2 · labels)."""
         n_labels = self.architecture.n_labels
         if self.architecture.activation == "softplus":
             samples = torch.cat([nn.functional.softplus(samples[..., :n_labels]), samples[..., n_labels:]], dim=-1)
-        mean, model, predictive = moments(samples, n_labels)
+        return moments(samples, n_labels)
+
+    def summarise(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Output columns but the last, shape (columns, rows), from what :meth:`moments` gives."""
+        mean, model, predictive = values
         offset, scale = np.asarray(self.label_scale.offset), np.asarray(self.label_scale.scale)
         columns = []
         for label in self._order:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from catalogue.models.dropout import unit_mask
@@ -156,7 +155,7 @@ def _values(parameter: Any) -> Tensor:
     return values
 
 
-def moments(samples: Tensor, n_labels: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def moments(samples: Tensor, n_labels: int) -> Tensor:
     """Mean, model variance and predictive variance in the network's label space.
 
     As astroNN: the population variance over the passes, and the exponential of the mean logarithmic variance
@@ -169,11 +168,11 @@ def moments(samples: Tensor, n_labels: int) -> tuple[NDArray[np.float64], NDArra
 
     Returns
     -------
-    tuple of ndarray, each (rows, n_labels)
+    Tensor of float64, shape (3, rows, n_labels)
     """
     double = samples.double()
     values, log_variance = double[..., :n_labels], double[..., n_labels:]
     mean = values.mean(dim=0)
     model = values.var(dim=0, correction=0)
     predictive = log_variance.mean(dim=0).exp()
-    return mean.cpu().numpy(), model.cpu().numpy(), predictive.cpu().numpy()
+    return torch.stack([mean, model, predictive])

@@ -84,7 +84,8 @@ class InferenceSettings:
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     granules : int
-        Granules worked on together: a matter of speed and memory, never of results.
+        Granules worked on together on a GPU: a matter of speed and memory, and there of a result's last bits. On a
+        CPU it changes nothing.
     """
 
     passes: int | None = None

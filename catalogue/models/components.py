@@ -15,7 +15,7 @@ from catalogue.models.base import NetworkInputs, PreparedSpectra, SpectraBatch
 from catalogue.models.dense import Dense
 from catalogue.models.granules import map_granules
 from catalogue.models.parameters import fit_parameters, terms
-from catalogue.models.preprocessing import Preprocessing, PreprocessingSettings, redshift
+from catalogue.models.preprocessing import NormalisedSpectra, Preprocessing, PreprocessingSettings, redshift
 from catalogue.spectra.primitives import GRANULE_ROWS
 
 _LARGEST_RESIDUAL = 5.0
@@ -173,7 +173,10 @@ class ComponentInputs(NetworkInputs):
         redshift: NDArray[np.float64],
     ) -> PreparedSpectra:
         """Normalised pixels of one granule, in units of the training set."""
-        normalised = self.preprocessing(flux, ivar, mask, redshift)
+        return self.in_training_units(self.preprocessing(flux, ivar, mask, redshift))
+
+    def in_training_units(self, normalised: NormalisedSpectra) -> PreparedSpectra:
+        """Normalised pixels in units of the training set."""
         pixels = (normalised.flux - self.learnt.mean) / self.learnt.scale
         return PreparedSpectra(
             pixels=torch.where(normalised.good, pixels, 0.0),

@@ -147,7 +147,7 @@ class DropoutPasses:
         self.device = device or torch.device("cpu")
         network = network.to(self.device).eval()
         _check_markers(network)
-        self._folded = passes if self.device.type == "cuda" else min(FOLDED_PASSES, passes)
+        self._folded = min(FOLDED_PASSES, passes) if self.device.type == "cpu" else passes
         self._program = TracedNetwork(network, lambda module: isinstance(module, Dropout) and module.p > 0)
         with torch.inference_mode():
             shapes = self._program.shapes(torch.zeros(2, *input_shape, device=self.device))

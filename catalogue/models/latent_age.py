@@ -27,7 +27,6 @@ from catalogue.models.base import (
 )
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
 from catalogue.models.device import choose_device
-from catalogue.models.granules import map_granules
 from catalogue.models.latent_forest import AgeForest, ForestSettings
 from catalogue.models.latent_network import (
     LatentArchitecture,
@@ -36,7 +35,8 @@ from catalogue.models.latent_network import (
     frequency_weight,
     latent_loss,
 )
-from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
+from catalogue.models.transfer import compute_granules
+from catalogue.spectra.primitives import PixelGrid
 
 MISSING_BELOW = -900.0
 """Teff and [Fe/H] below it are missing: allStar tables write -9999 and -999.99 up to DR16, NaN in DR17."""
@@ -115,20 +115,21 @@ class LatentAge(Model, Trainable):
         latent, spread = np.full((2, len(batch), self.architecture.latent), np.nan, np.float32)
         fraction = np.full(len(batch), np.nan, np.float32)
 
-        def granule(index: int) -> None:
-            part = slice(index * GRANULE_ROWS, min((index + 1) * GRANULE_ROWS, len(batch)))
-            usable = batch.usable[part]
-            if usable.any():
-                with torch.inference_mode():
-                    pixels, bad = inputs.granule(batch, part)
-                    mean, log_variance = (values[: len(usable)].cpu().numpy() for values in encoder(pixels))
-                known = (usable & (bad < 1))[:, None]
-                latent[part] = np.where(known, mean, np.nan)
-                spread[part] = np.where(known, np.exp(0.5 * log_variance), np.nan)
-                fraction[part] = np.where(usable, bad, np.nan)
+        def load(part: slice) -> list[NDArray[np.float32]]:
+            pixels, bad = inputs.gather(batch, part)
+            fraction[part] = np.where(batch.usable[part], bad, np.nan)
+            return [pixels]
 
-        threads = 1 if inputs.device.type == "cuda" else None
-        map_granules(granule, -(-len(batch) // GRANULE_ROWS), threads)
+        def compute(pixels: Tensor) -> Tensor:
+            return torch.stack(encoder(inputs.normalise(pixels)))
+
+        def keep(part: slice, values: NDArray[np.float32]) -> None:
+            known = fraction[part, None] < 1
+            mean, log_variance = values[:, : len(known)]
+            latent[part] = np.where(known, mean, np.nan)
+            spread[part] = np.where(known, np.exp(0.5 * log_variance), np.nan)
+
+        compute_granules(inputs.device, batch.usable, settings.granules, load, compute, keep)
         return latent, spread, fraction
 
     def _features(self, latent: NDArray[np.float32], batch: SpectraBatch) -> NDArray[np.float64]:

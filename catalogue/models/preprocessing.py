@@ -7,7 +7,7 @@ gives the same bytes whatever the chunking or the number of workers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -196,6 +196,17 @@ class Preprocessing:
         ValueError
             If the arrays have fewer pixels than the bundle's grid.
         """
+        gathered = self.gather(flux, ivar, mask, redshift)
+        return self.normalise(*(torch.from_numpy(array).to(self.device) for array in gathered))
+
+    def gather(
+        self,
+        flux: NDArray[np.float32],
+        ivar: NDArray[np.float32],
+        mask: NDArray[np.unsignedinteger],
+        redshift: NDArray[np.float64],
+    ) -> tuple[NDArray[Any], ...]:
+        """The part done on the host: what :meth:`normalise` takes, in new arrays; parameters as of a call."""
         grid = self.settings.grid
         if flux.shape[1] < grid.n_pixels:
             raise ValueError(f"expected {grid.n_pixels} pixels of grid {grid.name!r}, found {flux.shape[1]}")
@@ -203,9 +214,34 @@ class Preprocessing:
         flux, ivar, mask = flux[:, : grid.n_pixels], ivar[:, : grid.n_pixels], mask[:, : grid.n_pixels]
         known = np.isfinite(redshift) & (redshift > -1.0)
         shift = np.log10(1.0 + np.where(known, redshift, 0.0)) / grid.log10_step
-        values, variance = self._rest_frame(flux, ivar, mask, shift)
+        whole = np.floor(shift)
+        first, count = self._stretch
+        reach = grid.n_pixels + count
+        start = first - 1 + np.clip(whole, -reach, reach).astype(np.int64)
+        rejected = align(np.broadcast_to(self._sky, flux.shape), start, count + 3)
+        if self.settings.rejected_bits:
+            bits = align(mask, start, count + 3) & mask.dtype.type(self.settings.rejected_bits)
+            rejected = rejected | (bits != 0)
+        stretches = align(flux, start, count + 3), align(ivar, start, count + 3)
+        return *stretches, ~rejected, (shift - whole).astype(np.float32), known
+
+    def normalise(
+        self, values: Tensor, weights: Tensor, allowed: Tensor, fraction: Tensor, with_redshift: Tensor
+    ) -> NormalisedSpectra:
+        """The part done on the device.
+
+        Parameters
+        ----------
+        values, weights : Tensor of float32, shape (rows, stretch + 3)
+            Flux and ivar of the stretch of native pixels that the model's cover, which are overwritten.
+        allowed : Tensor of bool, shape (rows, stretch + 3)
+            Neither masked nor at a sky line.
+        fraction : Tensor of float32, shape (rows,)
+            Of a pixel, by which the stretch begins before the rest frame's lattice.
+        with_redshift : Tensor of bool, shape (rows,)
+        """
+        values, variance = self._rest_frame(values, weights, allowed, fraction)
         good = variance > 0
-        with_redshift = torch.from_numpy(known).to(self.device)
         missing = 1.0 - good.sum(dim=1) / self.n_pixels
         continuum, fitted = self._continuum(values, variance)
         values /= continuum
@@ -224,30 +260,14 @@ class Preprocessing:
             usable=with_redshift & enough & fitted,
         )
 
-    def _rest_frame(
-        self,
-        flux: NDArray[np.float32],
-        ivar: NDArray[np.float32],
-        mask: NDArray[np.unsignedinteger],
-        shift: NDArray[np.float64],
-    ) -> tuple[Tensor, Tensor]:
+    def _rest_frame(self, values: Tensor, weights: Tensor, allowed: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
         """Flux and variance at the model's pixels in the rest frame; both 0 where bad."""
-        whole = np.floor(shift)
-        first, count = self._stretch
-        reach = self.settings.grid.n_pixels + count
-        start = first - 1 + np.clip(whole, -reach, reach).astype(np.int64)
-        values = torch.from_numpy(align(flux, start, count + 3)).to(self.device)
-        weights = torch.from_numpy(align(ivar, start, count + 3)).to(self.device).nan_to_num_(0.0, 0.0, 0.0)
-        rejected = align(np.broadcast_to(self._sky, flux.shape), start, count + 3)
-        if self.settings.rejected_bits:
-            bits = align(mask, start, count + 3) & mask.dtype.type(self.settings.rejected_bits)
-            rejected = rejected | (bits != 0)
+        weights = weights.nan_to_num_(0.0, 0.0, 0.0)
         # the product with zero is zero for finite numbers only
-        good = (weights > 0) & (values * 0.0 == 0.0) & torch.from_numpy(~rejected).to(self.device)
+        good = (weights > 0) & (values * 0.0 == 0.0) & allowed
         known = good.float()
         values = values.nan_to_num_(0.0, 0.0, 0.0).mul_(known)
         variance = known / weights.clamp_(min=_SMALLEST_IVAR)
-        fraction = torch.from_numpy((shift - whole).astype(np.float32)).to(self.device)
         values, variance = interpolate(values, variance, known, fraction[:, None])
         return self._choose(values), self._choose(variance)
 

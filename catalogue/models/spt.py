@@ -36,10 +36,10 @@ from catalogue.models.bundle import Bundle, BundleError, Description, Label, sav
 from catalogue.models.components import ComponentInputs, ComponentSettings, fit_components
 from catalogue.models.dropout import Dropout, DropoutPasses
 from catalogue.models.engines import Engines
-from catalogue.models.granules import map_granules
 from catalogue.models.moments import correlation, mean_and_covariance, mixture_percentiles
 from catalogue.models.preprocessing import GridSettings, redshift
-from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
+from catalogue.models.transfer import compute_granules, is_apart
+from catalogue.spectra.primitives import PixelGrid
 
 N_LABELS = 2
 LN10 = math.log(10.0)
@@ -213,19 +213,18 @@ class SpectralTransformer(Model, Trainable):
     def predict(self, batch: SpectraBatch, settings: InferenceSettings) -> dict[str, NDArray[np.floating]]:
         """Predict every row of a batch, see :meth:`Model.predict`."""
         engine = self._engines.of(settings)
-        rows = engine.rows
         shifts = redshift(batch)
         results = np.full((len(OUTPUTS), len(batch)), np.nan, dtype=np.float32)
 
-        def granule(index: int) -> None:
-            part = slice(index * rows, min((index + 1) * rows, len(batch)))
-            if batch.usable[part].any():
-                count = part.stop - part.start
-                padded = [_pad(x[part], rows) for x in (batch.flux, batch.ivar, batch.mask, shifts)]
-                values = engine(*padded)[:, :count]
-                results[:, part] = np.where(batch.usable[part], values, np.nan)
+        def load(part: slice) -> tuple[NDArray[Any], ...]:
+            gather = engine.inputs.preprocessing.gather
+            return gather(batch.flux[part], batch.ivar[part], batch.mask[part], shifts[part])
 
-        map_granules(granule, -(-len(batch) // rows), engine.threads)
+        def keep(part: slice, values: NDArray[Any]) -> None:
+            usable = batch.usable[part]
+            results[:, part] = np.where(usable, values[:, : len(usable)], np.nan)
+
+        compute_granules(engine.device, batch.usable, settings.granules, load, engine, keep)
         return {output.name: values for output, values in zip(OUTPUTS, results, strict=True)}
 
     @classmethod
@@ -319,26 +318,15 @@ def data_covariance(raw: Tensor, kind: str) -> Tensor | None:
     return torch.stack([top, bottom], dim=-2)
 
 
-def _pad(values: NDArray[Any], rows: int) -> NDArray[Any]:
-    """First axis extended with zeros to ``rows``."""
-    if len(values) == rows:
-        return values
-    padded = np.zeros((rows, *values.shape[1:]), dtype=values.dtype)
-    padded[: len(values)] = values
-    return padded
-
-
 class _Engine:
-    """A bundle on a device with its masks drawn: granules of native pixels in, output columns out."""
+    """A bundle on a device with its masks drawn: gathered pixels in, output columns out."""
 
     def __init__(self, model: SpectralTransformer, passes: int, seed: int, device: torch.device) -> None:
-        on_gpu = device.type == "cuda"
-        # a GPU needs taller matrices to be busy; the number is fixed, as it must not change results
-        self.rows = GRANULE_ROWS * (16 if on_gpu else 1)
-        self.threads = 1 if on_gpu else None
+        apart = is_apart(device)
+        self.device = device
         cpu = model._cpu_inputs
-        self.inputs = ComponentInputs(cpu._settings, cpu.learnt, device) if on_gpu else cpu
-        network = copy.deepcopy(model._network) if on_gpu else model._network
+        self.inputs = ComponentInputs(cpu._settings, cpu.learnt, device) if apart else cpu
+        network = copy.deepcopy(model._network) if apart else model._network
         self.passes = DropoutPasses(network, (self.inputs.n_features,), passes, seed, device)
         self.covariance = model.architecture.covariance
         as_tensor = lambda x: torch.tensor(x, dtype=torch.float64, device=device)  # noqa: E731
@@ -348,16 +336,10 @@ class _Engine:
             as_tensor(model.calibration.data),
         )
 
-    def __call__(
-        self,
-        flux: NDArray[np.float32],
-        ivar: NDArray[np.float32],
-        mask: NDArray[np.unsignedinteger],
-        redshift: NDArray[np.float64],
-    ) -> NDArray[np.float32]:
-        """Output columns of one granule, shape (outputs, rows)."""
+    def __call__(self, *gathered: Tensor) -> Tensor:
+        """Output columns, shape (outputs, rows), of what :meth:`Preprocessing.gather` gave."""
         with torch.inference_mode():
-            prepared = self.inputs.standardise(flux, ivar, mask, redshift)
+            prepared = self.inputs.in_training_units(self.inputs.preprocessing.normalise(*gathered))
             coefficients = self.inputs.coefficients(prepared.pixels, prepared.good)
             novelty = self.inputs.novelty(prepared, coefficients)
             features = self.inputs.assemble(coefficients, prepared.noise, prepared.good)
@@ -365,7 +347,7 @@ class _Engine:
             values = torch.stack([*columns, novelty.double()])
             values = torch.where(prepared.usable & torch.isfinite(values), values, torch.nan)
             together = torch.cat([values, prepared.bad_fraction.double()[None]])
-            return np.asarray(together.float().cpu().numpy())
+            return together.float()
 
     def _summarise(self, raw: Tensor) -> list[Tensor]:
         """All columns but the last two, from the raw outputs (passes, rows, outputs) of the passes."""
