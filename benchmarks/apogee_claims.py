@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.metrics import r2_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -28,8 +29,8 @@ from catalogue.models.latent_age import STELLAR_ERRORS, LatentAge
 from catalogue.models.latent_forest import AgeForest, ForestSettings
 from catalogue.models.latent_network import frequency_grid
 from catalogue.training.apogee_simulation import peak_frequency
-from catalogue.training.dataset import TrainingSet, rows_of, split_by_star
-from catalogue.training.train import TrainingConfiguration, training_set
+from catalogue.training.dataset import TrainingSet
+from catalogue.training.train import TrainingConfiguration, stars_apart, training_set
 
 CPU = InferenceSettings(device="cpu")
 Values = NDArray[np.float64]
@@ -47,7 +48,7 @@ class Part:
     def __init__(self, model: LatentAge, data: TrainingSet, rows: NDArray[np.integer]) -> None:
         _, first = np.unique(data.labels.star[rows], return_index=True)
         rows = rows[np.sort(first)]
-        self.spectra, self.labels = rows_of(data.spectra, rows), data.labels.take(rows)
+        self.spectra, self.labels = data.spectra.take(rows), data.labels.take(rows)
         z, error, _ = model.encode(self.spectra, CPU)
         self.z, self.z_error = z.astype(float), error.astype(float)
         assert data.oscillations is not None
@@ -56,6 +57,9 @@ class Part:
         self.alpha = self.labels.alpha_fe
         # all that the simulated power spectrum depends on
         self.seismic = np.column_stack([self.numax, self.separation, self.clump, self.labels.mass])
+        self.atmosphere = np.column_stack([self.seismic, self.labels.teff, self.labels.feh])
+        # all that the simulated spectrum depends on, but [α/M]
+        self.chemistry = np.column_stack([self.atmosphere, self.labels.c_fe - self.labels.n_fe])
         self.stellar = np.column_stack([self.spectra.columns["teff"], self.spectra.columns["fe_h"]]).astype(float)
 
 
@@ -68,14 +72,25 @@ def network() -> MLPRegressor:
     return make_pipeline(StandardScaler(), regressor)
 
 
+def probed(train: Values, target: Values, test: Values, truth: Values) -> Values:
+    """What the better of a forest and a network predicts for stars held out."""
+    centre, spread = target.mean(), target.std()
+    found = [probe.fit(train, (target - centre) / spread).predict(test) for probe in (trees(), network())]
+    return max((spread * values + centre for values in found), key=lambda values: r2_score(truth, values))
+
+
 def best(train: Values, target: Values, test: Values, truth: Values) -> float:
     """R² on stars held out, of the better of a forest and a network."""
-    centre, spread = target.mean(), target.std()
-    scores = []
-    for probe in (trees(), network()):
-        probe.fit(train, (target - centre) / spread)
-        scores.append(float(probe.score(test, (truth - centre) / spread)))
-    return max(scores)
+    return float(r2_score(truth, probed(train, target, test, truth)))
+
+
+def gain(fewer: Values, more: Values, truth: Values) -> str:
+    """How much larger the R² of ``more`` is, with its standard error over resampled stars."""
+    random, values = np.random.default_rng(0), []
+    for _ in range(1000):
+        rows = random.integers(0, len(truth), len(truth))
+        values.append(r2_score(truth[rows], more[rows]) - r2_score(truth[rows], fewer[rows]))
+    return f"{r2_score(truth, more) - r2_score(truth, fewer):+.3f} ± {np.std(values):.3f}"
 
 
 def scatter(predicted: Values, true: Values) -> float:
@@ -113,20 +128,23 @@ def abundance(model: LatentAge, learn: Part, test: Part) -> None:
     flat = [components.fit_transform(pixels[0]), components.transform(pixels[1])]
     say("[α/M] from the spectrum directly: R²", f"{best(flat[0], learn.alpha, flat[1], test.alpha):.3f}")
     say("[α/M] from the latent numbers: R²", f"{best(learn.z, learn.alpha, test.z, test.alpha):.3f}")
-    floor = best(learn.seismic, learn.alpha, test.seismic, test.alpha)
-    say("[α/M] from true numax, Δν, state and mass, all that makes the power spectrum: R²", f"{floor:.3f}")
-    both = [np.hstack([part.seismic, part.z]) for part in (learn, test)]
-    say(
-        "[α/M] from these four and the latent numbers together: R²",
-        f"{best(both[0], learn.alpha, both[1], test.alpha):.3f}",
-    )
-    rest = learn.alpha - cross_val_predict(trees(), learn.seismic, learn.alpha, cv=10)
-    rest_test = test.alpha - trees().fit(learn.seismic, learn.alpha).predict(test.seismic)
-    say(
-        "what is left of [α/M] without these four, from the latent numbers: R²",
-        f"{best(learn.z, rest, test.z, rest_test):.3f}",
-    )
-    say("the same from the spectrum directly: R²", f"{best(flat[0], rest, flat[1], rest_test):.3f}")
+    floors = {
+        "seismic": "true numax, Δν, state and mass, all that makes the power spectrum",
+        "atmosphere": "true numax, Δν, state, mass, Teff and [Fe/H]",
+        "chemistry": "these six and true [C/N], all else that makes the spectrum",
+    }
+    for known, words in floors.items():
+        given = [getattr(part, known) for part in (learn, test)]
+        both = [np.hstack([getattr(part, known), part.z]) for part in (learn, test)]
+        fewer, more = (probed(x[0], learn.alpha, x[1], test.alpha) for x in (given, both))
+        say(f"[α/M] from {words}: R²", f"{r2_score(test.alpha, fewer):.3f}")
+        joined = f"{r2_score(test.alpha, more):.3f} ({gain(fewer, more, test.alpha)})"
+        say("[α/M] from these and the latent numbers together: R² (gain)", joined)
+        rest = learn.alpha - cross_val_predict(trees(), given[0], learn.alpha, cv=10)
+        rest_test = test.alpha - trees().fit(given[0], learn.alpha).predict(given[1])
+        value = best(learn.z, rest, test.z, rest_test)
+        say("what is left of [α/M] without these, from the latent numbers: R²", f"{value:.3f}")
+        say("the same from the spectrum directly: R²", f"{best(flat[0], rest, flat[1], rest_test):.3f}")
     edges = np.quantile(learn.numax, [0.0, 0.25, 0.5, 0.75, 1.0])
     inside = [
         (part.numax >= low) & (part.numax < high) for low, high in itertools.pairwise(edges) for part in (learn, test)
@@ -134,7 +152,10 @@ def abundance(model: LatentAge, learn: Part, test: Part) -> None:
     values = [
         best(learn.z[a], rest[a], test.z[b], rest_test[b]) for a, b in zip(inside[::2], inside[1::2], strict=True)
     ]
-    say("the same from the latent numbers in quarters of numax: R²", ", ".join(f"{value:.3f}" for value in values))
+    say(
+        "left without the seven, from the latent numbers in quarters of numax: R²",
+        ", ".join(f"{value:.3f}" for value in values),
+    )
 
 
 def ages(learn: Part, test: Part, settings: ForestSettings) -> None:
@@ -170,11 +191,12 @@ def main() -> None:
     options = parser.parse_args()
     configuration = load_section(TrainingConfiguration, options.configuration, None, paths=TRAINING_PATHS)
     data = training_set(configuration)
-    folds = split_by_star(data.labels, max(2, round(1 / configuration.held_out)), configuration.seed)
     model = LatentAge(load_bundle(options.bundle))
-    if model.bundle.description.training["set_digest"] != data.digest:
+    training = model.bundle.description.training
+    if training["set_digest"] != data.digest or training["configuration"]["held_out"] != configuration.held_out:
         raise SystemExit(f"{options.bundle}: was not trained on what {options.configuration} simulates")
-    learn, test = (Part(model, data, np.flatnonzero(rows)) for rows in (folds != 0, folds == 0))
+    learnt_from, *held_out = stars_apart(configuration, data, np.arange(len(data)))
+    learn, test = (Part(model, data, rows) for rows in (learnt_from, np.sort(np.concatenate(held_out))))
     say("stars to train; held out", f"{len(learn.z)}; {len(test.z)}")
     kept = ", ".join(f"{value:.2f}" for value in divergence(model, test))
     say("divergence per latent dimension, squared error summed over frequencies (nats)", kept)

@@ -17,7 +17,6 @@ from catalogue.models.base import InferenceSettings, SpectraBatch
 from catalogue.spectra.primitives import Spectrum
 from catalogue.surveys.apogee import Apogee
 from catalogue.training.apogee_simulation import ApogeeSimulation, simulate_apogee
-from catalogue.training.dataset import rows_of
 
 CPU = InferenceSettings(device="cpu")
 SHIPPED = ("latent-age-apogee-simulated", "astronn-bcnn-apogee-simulated")
@@ -46,7 +45,7 @@ def main() -> None:
     statistics = options.data / "apogee" / "pixel_statistics_dr17_giants.npz"
     labels, batch, _ = simulate_apogee(ApogeeSimulation(apokasc=options.data / "labels", pixel_statistics=statistics))
     rows = np.random.default_rng(0).permutation(len(labels))[:512]
-    simulated = rows_of(batch, np.sort(rows))
+    simulated = batch.take(np.sort(rows))
     with np.load(statistics) as file:
         mean, spread = (file[name].astype(float) for name in ("mean", "std"))
     ours = normalised(simulated)

@@ -20,6 +20,7 @@ from catalogue.models.apogee_continuum import (
     read_continuum_pixels,
 )
 from catalogue.models.base import NetworkInputs, PreparedSpectra, SpectraBatch
+from catalogue.models.packing import Rows
 from catalogue.spectra.primitives import GRANULE_ROWS, PixelGrid
 
 _MIN_SPECTRA = 2
@@ -141,7 +142,7 @@ class ApogeeInputs(NetworkInputs):
             torch.from_numpy(fraction < 1).to(self.device),
         )
 
-    def gather(self, spectra: SpectraBatch, part: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def gather(self, spectra: SpectraBatch, part: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Rows of ``spectra`` divided by the continuum, on the host, and their bad fractions; see :meth:`normalise`."""
         return self._continuum.divide(spectra.flux[part], spectra.ivar[part], spectra.mask[part])
 

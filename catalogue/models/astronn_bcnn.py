@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from catalogue.models.base import (
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
 from catalogue.models.dropout import Dropout
 from catalogue.models.engines import Engines
+from catalogue.models.packing import Places, Rows
 from catalogue.models.transfer import compute_granules
 from catalogue.spectra.primitives import PixelGrid
 
@@ -165,22 +166,22 @@ class AstroNNBayesian(Model, Trainable):
 
     def predict(self, batch: SpectraBatch, settings: InferenceSettings) -> dict[str, NDArray[np.floating]]:
         """Predict every row of a batch, see :meth:`Model.predict`."""
-        inputs, passes = self._engines.of(settings)
+        inputs, passes, places = self._engines.of(settings)
         results = np.full((len(OUTPUTS), len(batch)), np.nan, dtype=np.float32)
 
-        def load(part: slice) -> list[NDArray[np.float32]]:
+        def load(part: Rows) -> list[NDArray[np.float32]]:
             pixels, results[-1, part] = inputs.gather(batch, part)
             return [pixels]
 
         def compute(pixels: Tensor) -> Tensor:
             return self.moments(passes(inputs.normalise(pixels)))
 
-        def keep(part: slice, values: NDArray[np.float64]) -> None:
+        def keep(part: Rows, values: NDArray[np.float64]) -> None:
             fraction, usable = results[-1, part].copy(), batch.usable[part]
             columns = np.vstack([self.summarise(values[:, : len(usable)]), fraction])
             results[:, part] = np.where(usable & (fraction < 1), columns, np.nan)
 
-        compute_granules(passes.device, batch.usable, settings.granules, load, compute, keep)
+        compute_granules(passes.device, batch.usable, settings.granules, load, compute, keep, places)
         return {output.name: values for output, values in zip(OUTPUTS, results, strict=True)}
 
     def moments(self, samples: Tensor) -> Tensor:
@@ -218,9 +219,9 @@ class AstroNNBayesian(Model, Trainable):
         above = y[-1] + (age - x[-1]) * (y[-1] - y[-2]) / (x[-1] - x[-2])
         return np.where(age < x[0], below, np.where(age > x[-1], above, inside))
 
-    def _engine(self, passes: int, seed: int, device: torch.device) -> tuple[ApogeeInputs, AstroNNPasses]:
+    def _engine(self, passes: int, seed: int, device: torch.device) -> tuple[ApogeeInputs, AstroNNPasses, Places]:
         network = copy.deepcopy(self._network).eval()
-        return self._inputs.on(device), AstroNNPasses(network, passes, seed, device)
+        return self._inputs.on(device), AstroNNPasses(network, passes, seed, device), Places()
 
     @classmethod
     def fit_inputs(
@@ -244,6 +245,13 @@ class AstroNNBayesian(Model, Trainable):
         """Labels divided by their spread and not centred, as for astroNN's age network, so that all are positive."""
         scale = LabelScale.fit(labels, logarithmic=False)
         return LabelScale(False, (0.0,) * labels.shape[1], scale.scale)
+
+    @classmethod
+    def start(cls, architecture: Mapping[str, Any], network: nn.Module, mean_labels: Tensor) -> None:
+        """Set the bias of the label head, as labels are not centred and a mass is some seven units."""
+        softplus = AstroNNArchitecture.model_validate(dict(architecture)).activation == "softplus"
+        bias = torch.log(torch.expm1(mean_labels)) if softplus else mean_labels
+        cast(AstroNNNetwork, network).output.bias.data.copy_(bias)
 
     @classmethod
     def loss(cls, architecture: Mapping[str, Any], raw: Any, targets: Mapping[str, Tensor]) -> Tensor:

@@ -70,6 +70,11 @@ class SpectraBatch:
     def __len__(self) -> int:
         return len(self.usable)
 
+    def take(self, rows: slice | NDArray[np.integer]) -> SpectraBatch:
+        """Some rows, as a batch of their own."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return SpectraBatch(0, self.flux[rows], self.ivar[rows], self.mask[rows], self.usable[rows], columns)
+
 
 @dataclass(frozen=True, slots=True)
 class InferenceSettings:
@@ -300,9 +305,9 @@ class Completion:
 class Trainable(ABC):
     """What a model offers so that it can be trained. Mixed into its :class:`Model` class.
 
-    Training calls, in this order: :meth:`fit_inputs`, :meth:`fit_labels`, :meth:`network`, then for every step
-    :meth:`loss` of ``network(inputs.features(pixels, good, noise))``, then :meth:`to_bundle`, :meth:`complete` with
-    that bundle, and :meth:`to_bundle` again with what it gave.
+    Training calls, in this order: :meth:`fit_inputs`, :meth:`fit_labels`, :meth:`network`, :meth:`start`, then for
+    every step :meth:`loss` of ``network(inputs.features(pixels, good, noise))``, then :meth:`to_bundle`,
+    :meth:`complete` with that bundle, and :meth:`to_bundle` again with what it gave.
 
     Attributes
     ----------
@@ -380,6 +385,19 @@ class Trainable(ABC):
     def loss_outputs(cls, architecture: Mapping[str, Any], raw: Tensor) -> LabelDistribution:
         """Mean and data covariance in the network's label space, for models without a loss of their own."""
         raise NotImplementedError(f"{cls.__name__} has a loss of its own")
+
+    @classmethod  # noqa: B027
+    def start(cls, architecture: Mapping[str, Any], network: nn.Module, mean_labels: Tensor) -> None:
+        """Let a new network answer with the mean labels of its training set; by default it is left as it is.
+
+        Parameters
+        ----------
+        architecture : mapping
+        network : Module
+            Changed in place.
+        mean_labels : Tensor, shape (labels,)
+            In the network's label space.
+        """
 
     @classmethod
     @abstractmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +25,7 @@ from catalogue.models.base import (
     Trainable,
 )
 from catalogue.models.bundle import Bundle, BundleError, Description, Label, save_bundle
-from catalogue.models.device import choose_device
+from catalogue.models.engines import Engines
 from catalogue.models.latent_forest import AgeForest, ForestSettings
 from catalogue.models.latent_network import (
     LatentArchitecture,
@@ -35,6 +34,7 @@ from catalogue.models.latent_network import (
     frequency_weight,
     latent_loss,
 )
+from catalogue.models.packing import Places, Rows
 from catalogue.models.transfer import compute_granules
 from catalogue.spectra.primitives import PixelGrid
 
@@ -89,8 +89,7 @@ class LatentAge(Model, Trainable):
                     )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BundleError(f"{bundle.path}: not a bundle of kind {self.kind!r}: {error}") from error
-        self._encoders: dict[str, tuple[ApogeeInputs, nn.Module]] = {}
-        self._lock = threading.Lock()
+        self._engines = Engines(bundle, self._engine)
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -111,11 +110,11 @@ class LatentAge(Model, Trainable):
         self, batch: SpectraBatch, settings: InferenceSettings
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Latent means and standard deviations, shape (rows, latent), and bad fractions, shape (rows,)."""
-        inputs, encoder = self._encoder(settings)
+        inputs, encoder, places = self._engines.of(settings)
         latent, spread = np.full((2, len(batch), self.architecture.latent), np.nan, np.float32)
         fraction = np.full(len(batch), np.nan, np.float32)
 
-        def load(part: slice) -> list[NDArray[np.float32]]:
+        def load(part: Rows) -> list[NDArray[np.float32]]:
             pixels, bad = inputs.gather(batch, part)
             fraction[part] = np.where(batch.usable[part], bad, np.nan)
             return [pixels]
@@ -123,13 +122,13 @@ class LatentAge(Model, Trainable):
         def compute(pixels: Tensor) -> Tensor:
             return torch.stack(encoder(inputs.normalise(pixels)))
 
-        def keep(part: slice, values: NDArray[np.float32]) -> None:
+        def keep(part: Rows, values: NDArray[np.float32]) -> None:
             known = fraction[part, None] < 1
             mean, log_variance = values[:, : len(known)]
             latent[part] = np.where(known, mean, np.nan)
             spread[part] = np.where(known, np.exp(0.5 * log_variance), np.nan)
 
-        compute_granules(inputs.device, batch.usable, settings.granules, load, compute, keep)
+        compute_granules(inputs.device, batch.usable, settings.granules, load, compute, keep, places)
         return latent, spread, fraction
 
     def _features(self, latent: NDArray[np.float32], batch: SpectraBatch) -> NDArray[np.float64]:
@@ -156,13 +155,8 @@ class LatentAge(Model, Trainable):
             power = self._network.decoder(torch.from_numpy(np.asarray(latent, dtype=np.float32)))
         return np.asarray(power.numpy())
 
-    def _encoder(self, settings: InferenceSettings) -> tuple[ApogeeInputs, nn.Module]:
-        device = choose_device(settings.device)
-        with self._lock:
-            if str(device) not in self._encoders:
-                encoder = copy.deepcopy(self._network.encoder).to(device)
-                self._encoders[str(device)] = (self._inputs.on(device), encoder)
-            return self._encoders[str(device)]
+    def _engine(self, passes: int, seed: int, device: torch.device) -> tuple[ApogeeInputs, nn.Module, Places]:
+        return self._inputs.on(device), copy.deepcopy(self._network.encoder).to(device), Places()
 
     @classmethod
     def fit_inputs(

@@ -37,6 +37,7 @@ from catalogue.models.components import ComponentInputs, ComponentSettings, fit_
 from catalogue.models.dropout import Dropout, DropoutPasses
 from catalogue.models.engines import Engines
 from catalogue.models.moments import correlation, mean_and_covariance, mixture_percentiles
+from catalogue.models.packing import Places, Rows
 from catalogue.models.preprocessing import GridSettings, redshift
 from catalogue.models.transfer import compute_granules, is_apart
 from catalogue.spectra.primitives import PixelGrid
@@ -216,15 +217,15 @@ class SpectralTransformer(Model, Trainable):
         shifts = redshift(batch)
         results = np.full((len(OUTPUTS), len(batch)), np.nan, dtype=np.float32)
 
-        def load(part: slice) -> tuple[NDArray[Any], ...]:
+        def load(part: Rows) -> tuple[NDArray[Any], ...]:
             gather = engine.inputs.preprocessing.gather
             return gather(batch.flux[part], batch.ivar[part], batch.mask[part], shifts[part])
 
-        def keep(part: slice, values: NDArray[Any]) -> None:
+        def keep(part: Rows, values: NDArray[Any]) -> None:
             usable = batch.usable[part]
             results[:, part] = np.where(usable, values[:, : len(usable)], np.nan)
 
-        compute_granules(engine.device, batch.usable, settings.granules, load, engine, keep)
+        compute_granules(engine.device, batch.usable, settings.granules, load, engine, keep, engine.places)
         return {output.name: values for output, values in zip(OUTPUTS, results, strict=True)}
 
     @classmethod
@@ -323,7 +324,7 @@ class _Engine:
 
     def __init__(self, model: SpectralTransformer, passes: int, seed: int, device: torch.device) -> None:
         apart = is_apart(device)
-        self.device = device
+        self.device, self.places = device, Places()
         cpu = model._cpu_inputs
         self.inputs = ComponentInputs(cpu._settings, cpu.learnt, device) if apart else cpu
         network = copy.deepcopy(model._network) if apart else model._network

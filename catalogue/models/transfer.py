@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catalogue.models.granules import map_granules
+from catalogue.models.packing import Places, Rows, whole_granules
 from catalogue.spectra.primitives import GRANULE_ROWS
 
 ON_THEIR_WAY = 3
 """Granules between the host and the device at a time."""
 
-Load = Callable[[slice], Sequence[NDArray[Any]]]
+Load = Callable[[Rows], Sequence[NDArray[Any]]]
 Compute = Callable[..., Tensor]
-Keep = Callable[[slice, NDArray[Any]], None]
+Keep = Callable[[Rows, NDArray[Any]], None]
 
 
 class Mark(Protocol):
@@ -129,7 +130,13 @@ def rows_together(device: torch.device, granules: int) -> int:
 
 
 def compute_granules(
-    device: torch.device, usable: NDArray[np.bool_], granules: int, load: Load, compute: Compute, keep: Keep
+    device: torch.device,
+    usable: NDArray[np.bool_],
+    granules: int,
+    load: Load,
+    compute: Compute,
+    keep: Keep,
+    places: Places,
 ) -> None:
     """Compute the granules that hold a usable row: on a CPU one per thread, else overlapped with their copies.
 
@@ -141,29 +148,29 @@ def compute_granules(
     granules : int
         Worked on together on a GPU, see :func:`rows_together`.
     load : callable
-        New arrays of the batch's rows in a slice, rows along the first axis.
+        New arrays of some rows of the batch, a slice or their numbers, rows along the first axis.
     compute : callable
         Of these as tensors on the device, filled up with zeros to whole granules and its own to change; returns one
-        tensor there. Runs in inference mode, and in full float32.
+        tensor there, rows along its second axis. Runs in inference mode, and in full float32.
     keep : callable
-        Of the slice and its result, filled up as what was loaded. The array is valid during the call only.
+        Of the rows and their result, filled up as what was loaded. The array is valid during the call only.
+    places : Places
+        Of this network; on a CPU it packs scattered rows.
     """
     rows = rows_together(device, granules)
-    slices = [slice(first, min(first + rows, len(usable))) for first in range(0, len(usable), rows)]
-    wanted = [part for part in slices if usable[part].any()]
     if is_apart(device):
         with _full_precision():
-            convey(cuda_lanes(device), wanted, rows, load, compute, keep)
+            convey(cuda_lanes(device), whole_granules(usable, rows), rows, load, compute, keep)
         return
 
-    def granule(index: int) -> None:
-        part = wanted[index]
+    def granule(part: Rows) -> Tensor:
         with torch.inference_mode():
             sources = (torch.from_numpy(array) for array in load(part))
             inputs = (x if len(x) == rows else _fill(x.new_empty((rows, *x.shape[1:])), x) for x in sources)
-            keep(part, compute(*inputs).numpy())
+            return compute(*inputs)
 
-    map_granules(granule, len(wanted))
+    wanted = places.granules(usable, rows, granule)
+    map_granules(lambda index: keep(wanted[index], granule(wanted[index]).numpy()), len(wanted))
 
 
 def _full_precision() -> contextlib.AbstractContextManager[None]:
@@ -175,7 +182,7 @@ def _full_precision() -> contextlib.AbstractContextManager[None]:
 class _Slot:
     """Buffers of one granule on its way."""
 
-    part: slice | None = None
+    part: Rows | None = None
     staged: list[Tensor] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
     output: Tensor | None = None
@@ -187,7 +194,7 @@ class _Slot:
         self.staged, self.inputs, self.output, self.result = [], [], None, None
 
 
-def convey(lanes: Lanes, parts: Iterable[slice], rows: int, load: Load, compute: Compute, keep: Keep) -> None:
+def convey(lanes: Lanes, parts: Iterable[Rows], rows: int, load: Load, compute: Compute, keep: Keep) -> None:
     """Compute slices of a batch on lanes, :data:`ON_THEIR_WAY` at a time, keeping results in order.
 
     Whatever is raised, all lanes are waited for before the buffers are let go: memory that the allocator gave to

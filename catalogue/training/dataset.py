@@ -60,12 +60,6 @@ class TrainingSet:
         return len(self.labels)
 
 
-def rows_of(spectra: SpectraBatch, rows: NDArray[np.integer]) -> SpectraBatch:
-    """Some rows of a batch, as a batch of its own."""
-    columns = {name: values[rows] for name, values in spectra.columns.items()}
-    return SpectraBatch(0, spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], spectra.usable[rows], columns)
-
-
 def load_training_set(survey: Survey, store: Path, labels: LabelTable, key: str, partial: bool = False) -> TrainingSet:
     """Match an ingested survey with labels by key.
 
@@ -138,7 +132,7 @@ def without_noise(data: TrainingSet, rows: NDArray[np.integer]) -> SpectraBatch 
     """Some rows with the flux before noise, where a simulation knows it."""
     if data.noiseless is None:
         return None
-    return replace(rows_of(data.spectra, rows), flux=data.noiseless[rows])
+    return replace(data.spectra.take(rows), flux=data.noiseless[rows])
 
 
 def simulate_apogee_set(configuration: ApogeeSimulation) -> TrainingSet:

@@ -18,7 +18,7 @@ from catalogue.models import load_bundle, load_model, model_class
 from catalogue.models.base import NetworkInputs, Trainable
 from catalogue.models.spt import SpectralTransformer
 from catalogue.training.baselines import BASELINES, predict_baseline
-from catalogue.training.dataset import TrainingSet, rows_of, split_by_star
+from catalogue.training.dataset import TrainingSet, split_by_star
 from catalogue.training.evaluation_page import write_page
 from catalogue.training.train import (
     TrainedModel,
@@ -122,7 +122,7 @@ def evaluate(
             train_rows, test_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             trained = train_on(configuration.training, data, train_rows, Path(folder) / f"fold{fold}", inputs=inputs)
             first = first or trained
-            predictions = predict_rows(trained.bundle.path, rows_of(data.spectra, test_rows))
+            predictions = predict_rows(trained.bundle.path, data.spectra.take(test_rows))
             for name, values in predictions.items():
                 collected.setdefault(name, np.full(len(data), np.nan))[test_rows] = values
             summary = summarise(predictions, truth[test_rows])
@@ -204,7 +204,7 @@ def _components(trained: TrainedModel, data: TrainingSet, rows: NDArray[np.integ
     model = load_model(trained.bundle.path)
     if not isinstance(model, SpectralTransformer):
         raise ValueError(f"baselines need the components of an SPT bundle, found kind {trained.bundle.kind!r}")
-    prepared = model._cpu_inputs.prepare(rows_of(data.spectra, rows))
+    prepared = model._cpu_inputs.prepare(data.spectra.take(rows))
     return np.asarray(model._cpu_inputs.coefficients(prepared.pixels, prepared.good).numpy())
 
 
@@ -255,7 +255,7 @@ def _variants(
     rows: Rows = []
     for number, (name, training, chosen_rows) in enumerate(tasks):
         trained = train_on(training, data, chosen_rows, folder / f"variant{number}", inputs=inputs)
-        predictions = predict_rows(trained.bundle.path, rows_of(data.spectra, test_rows))
+        predictions = predict_rows(trained.bundle.path, data.spectra.take(test_rows))
         rows.append({"variant": name, **summarise(predictions, data.labels.physical()[test_rows])})
         say(f"{name}: {rows[-1]}")
     return rows
@@ -267,7 +267,7 @@ def _exchange_regions(
     """Which wavelengths carry the labels: flux and ivar of a region taken from another star."""
     if configuration.regions == 0:
         return []
-    spectra, truth = rows_of(data.spectra, test_rows), data.labels.physical()[test_rows]
+    spectra, truth = data.spectra.take(test_rows), data.labels.physical()[test_rows]
     before = summarise(predict_rows(trained.bundle.path, spectra), truth)
     wavelength = data.survey.grid.wavelength()
     edges = np.linspace(3850.0, 8950.0, configuration.regions + 1)
@@ -277,7 +277,7 @@ def _exchange_regions(
     rows: Rows = []
     for low, high in itertools.pairwise(edges):
         inside = np.flatnonzero((wavelength >= low) & (wavelength < high))
-        mixed = rows_of(spectra, np.arange(len(test_rows)))
+        mixed = spectra.take(np.arange(len(test_rows)))
         mixed.flux[:, inside] = spectra.flux[other][:, inside] * ratio
         mixed.ivar[:, inside] = spectra.ivar[other][:, inside] / ratio**2
         after = summarise(predict_rows(trained.bundle.path, mixed), truth)

@@ -142,9 +142,9 @@ def fit(
     chosen = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(chosen if settings.device == "auto" else settings.device)
     data = _to(prepared, targets, device)
-    loop = _Loop(trainable, architecture, inputs, data, settings, device)
-    loop.fresh_noise = fresh_noise
     train = torch.from_numpy(np.asarray(train_rows)).to(device)
+    loop = _Loop(trainable, architecture, inputs, data, settings, train)
+    loop.fresh_noise = fresh_noise
     loop.plan(len(train))
     state = _Checkpoint(checkpoint, loop) if checkpoint else None
     if state:
@@ -182,11 +182,12 @@ class _Loop:
         inputs: NetworkInputs,
         data: _Data,
         settings: FitSettings,
-        device: torch.device,
+        train: Tensor,
     ) -> None:
-        self.settings, self.inputs, self.data, self.device = settings, inputs, data, device
+        self.settings, self.inputs, self.data, self.device = settings, inputs, data, train.device
         self.trainable, self.architecture = trainable, architecture
-        self.network = trainable.network(architecture, inputs.n_features).to(device)
+        self.network = trainable.network(architecture, inputs.n_features).to(train.device)
+        trainable.start(architecture, self.network, data.targets["mean"][train].mean(dim=0))
         self.average = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
         self.best = {key: value.clone() for key, value in self.average.items()}
         self.optimiser = torch.optim.AdamW(

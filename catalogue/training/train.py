@@ -29,7 +29,6 @@ from catalogue.training.dataset import (
     TrainingSet,
     load_training_set,
     read_oscillations,
-    rows_of,
     simulate_apogee_set,
     simulate_training_set,
     split_by_star,
@@ -215,17 +214,17 @@ def train_on(
     """
     began = time.perf_counter()
     model = _trainable(configuration)
-    learn, stop, calibrate = _parts(configuration, data, rows)
+    learn, stop, calibrate = stars_apart(configuration, data, rows)
     if inputs is None:
         inputs = model.fit_inputs(
-            rows_of(data.spectra, learn),
+            data.spectra.take(learn),
             data.survey.grid,
             configuration.preprocessing,
             configuration.seed,
             without_noise(data, learn),
         )
     used = np.sort(np.concatenate([learn, stop]))
-    spectra = rows_of(data.spectra, used)
+    spectra = data.spectra.take(used)
     if data.noiseless is not None:
         pure = np.isin(used, learn)
         spectra.flux[pure] = data.noiseless[used[pure]]
@@ -245,7 +244,7 @@ def train_on(
     with tempfile.TemporaryDirectory() as folder:
         raw = model.to_bundle(Path(folder) / "raw", description, inputs, result.network, scale)
         found = model.complete(architecture, raw, _labelled(data, learn), _labelled(data, calibrate))
-        unseen = _unseen(data, calibrate, predict_rows(raw.path, rows_of(data.spectra, calibrate)))
+        unseen = _unseen(data, calibrate, predict_rows(raw.path, data.spectra.take(calibrate)))
     metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
     metrics |= {**unseen, "training_seconds": round(time.perf_counter() - began, 1)}
     description = description.model_copy(
@@ -268,7 +267,7 @@ def _unseen(
     return {**found, "unseen_stars": len(np.unique(labels.star))} if found else {}
 
 
-def _parts(
+def stars_apart(
     configuration: TrainingConfiguration, data: TrainingSet, rows: NDArray[np.integer]
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]:
     """Rows that are learnt from, that stop the training and that calibrate the errors, of different stars."""
@@ -307,7 +306,7 @@ def _targets(
 def _labelled(data: TrainingSet, rows: NDArray[np.integer]) -> LabelledSpectra:
     labels = data.labels.take(rows)
     errors = np.stack([labels.age_error, labels.mass_error], axis=1)
-    return LabelledSpectra(rows_of(data.spectra, rows), labels.physical(), errors, labels.star)
+    return LabelledSpectra(data.spectra.take(rows), labels.physical(), errors, labels.star)
 
 
 def _oscillations(
@@ -324,6 +323,16 @@ def domain_name(survey: Survey, name: str) -> str:
     return "fe_h" if name == "feh" and "fe_h" in columns else name
 
 
+def recorded_configuration(configuration: TrainingConfiguration) -> dict[str, Any]:
+    """What a bundle tells of its training: all but paths, and what it says in places of their own."""
+    recorded = configuration.model_dump(mode="json", exclude=_NOT_RECORDED)
+    paths = ("apokasc", "labels", "pixel_statistics")
+    for part in ("simulation", "companions"):
+        if recorded.get(part):
+            recorded[part] = {k: v for k, v in recorded[part].items() if k not in paths}
+    return recorded
+
+
 def _description(
     configuration: TrainingConfiguration, data: TrainingSet, learn: NDArray[np.integer], model: type[Trainable]
 ) -> Description:
@@ -335,11 +344,6 @@ def _description(
             low, high = np.nanquantile(values, [0.002, 0.998])
             domain[domain_name(data.survey, name)] = (round(float(low), 3), round(float(high), 3))
     states, counts = np.unique(about.state, return_counts=True)
-    recorded = configuration.model_dump(mode="json", exclude=_NOT_RECORDED)
-    paths = ("apokasc", "labels", "pixel_statistics")
-    for part in ("simulation", "companions"):
-        if recorded.get(part):
-            recorded[part] = {k: v for k, v in recorded[part].items() if k not in paths}
     return Description(
         kind=configuration.model,
         name=configuration.name,
@@ -360,7 +364,7 @@ def _description(
             "mass_range": [float(about.mass.min()), float(about.mass.max())],
             "simulated": configuration.simulation is not None,
             "set_digest": data.digest,
-            "configuration": recorded,
+            "configuration": recorded_configuration(configuration),
         },
         citation=configuration.citation,
         licence=configuration.licence,

@@ -107,13 +107,6 @@ def spectra_batch(n_rows: int, seed: int = 1, columns: dict | None = None) -> Sp
     return SpectraBatch(0, flux.astype("f4"), ivar.astype("f4"), mask.astype("u4"), usable, columns or {})
 
 
-def rows_of(batch: SpectraBatch, part: slice) -> SpectraBatch:
-    """Some rows of a batch; the start must be a multiple of the granule."""
-    columns = {name: values[part] for name, values in batch.columns.items()}
-    arrays = (batch.flux[part], batch.ivar[part], batch.mask[part], batch.usable[part])
-    return SpectraBatch(batch.first_row + (part.start or 0), *arrays, columns)
-
-
 def tiny_bcnn(path: Path, seed: int = 0, **architecture) -> Bundle:
     """A random astroNN network on the APOGEE grid."""
     torch.manual_seed(seed)

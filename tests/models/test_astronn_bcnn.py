@@ -14,7 +14,7 @@ from catalogue.models.base import InferenceSettings, LabelScale
 from catalogue.models.bundle import BundleError, save_bundle
 from catalogue.models.dropout import DropoutPasses
 from catalogue.spectra.primitives import GRANULE_ROWS
-from tests.factories.apogee import flat_inputs, rows_of, spectra_batch, tiny_bcnn
+from tests.factories.apogee import flat_inputs, spectra_batch, tiny_bcnn
 
 CPU = InferenceSettings(device="cpu")
 
@@ -92,11 +92,20 @@ def test_results_do_not_depend_on_batches(model):
     batch = spectra_batch(3 * GRANULE_ROWS + 5)
     whole = model.predict(batch, CPU)
     parts = [
-        model.predict(rows_of(batch, slice(first, first + size)), dataclasses.replace(CPU, granules=1))
+        model.predict(batch.take(slice(first, first + size)), dataclasses.replace(CPU, granules=1))
         for first, size in ((0, GRANULE_ROWS), (GRANULE_ROWS, 2 * GRANULE_ROWS), (3 * GRANULE_ROWS, 5))
     ]
     for name, values in whole.items():
         np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]), err_msg=name)
+
+
+def test_bytes_do_not_depend_on_which_other_rows_have_a_spectrum(model):
+    batch = spectra_batch(5 * GRANULE_ROWS + 5)
+    some = batch.usable & (np.arange(len(batch)) % 23 == 1)
+    flux = np.where(some[:, None], batch.flux, np.float32(np.nan))
+    whole, scattered = (model.predict(b, CPU) for b in (batch, dataclasses.replace(batch, usable=some, flux=flux)))
+    for name, values in whole.items():
+        np.testing.assert_array_equal(scattered[name], np.where(some, values, np.nan), err_msg=name)
 
 
 def test_seed_and_passes_are_settings(model):
@@ -170,6 +179,17 @@ def test_trainable_round_trip(tmp_path):
     assert np.isfinite(AstroNNBayesian(bundle).predict(batch, CPU)["age"][batch.usable]).all()
     with pytest.raises(ValueError, match="logarithmic"):
         AstroNNBayesian.to_bundle(tmp_path / "z", description, inputs, network, LabelScale(True, (0, 0), (1, 1)))
+
+
+@pytest.mark.parametrize("activation", ["linear", "softplus"])
+def test_a_new_network_starts_at_the_mean_labels(activation):
+    architecture = {"hidden": (6, 4), "activation": activation}
+    network = AstroNNBayesian.network(architecture, 7514).eval()
+    mean = torch.tensor([2.0, 7.0])
+    AstroNNBayesian.start(architecture, network, mean)
+    answer = network(torch.zeros(1, 7514))[0, :2]
+    found = torch.nn.functional.softplus(answer) if activation == "softplus" else answer
+    torch.testing.assert_close(found, mean)
 
 
 def test_noise_is_the_error_over_the_continuum():

@@ -21,7 +21,7 @@ from catalogue.models.latent_network import (
     latent_loss,
 )
 from catalogue.spectra.primitives import GRANULE_ROWS
-from tests.factories.apogee import rows_of, spectra_batch, tiny_latent
+from tests.factories.apogee import spectra_batch, tiny_latent
 from tests.factories.real import REAL, needs_real
 
 CPU = InferenceSettings(device="cpu")
@@ -145,11 +145,19 @@ def test_results_do_not_depend_on_batches(model):
     batch = stars(2 * GRANULE_ROWS + 9)
     whole = model.predict(batch, CPU)
     cut = 64
-    parts = [model.predict(rows_of(batch, part), CPU) for part in (slice(0, cut), slice(cut, len(batch)))]
+    parts = [model.predict(batch.take(part), CPU) for part in (slice(0, cut), slice(cut, len(batch)))]
     one_by_one = model.predict(batch, dataclasses.replace(CPU, granules=1))
     for name, values in whole.items():
         np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]), err_msg=name)
         np.testing.assert_array_equal(values, one_by_one[name], err_msg=name)
+
+
+def test_bytes_do_not_depend_on_which_other_rows_have_a_spectrum(model):
+    batch = stars(5 * GRANULE_ROWS + 5)
+    some = batch.usable & (np.arange(len(batch)) % 23 == 1)
+    whole, scattered = (model.predict(b, CPU) for b in (batch, dataclasses.replace(batch, usable=some)))
+    for name, values in whole.items():
+        np.testing.assert_array_equal(scattered[name], np.where(some, values, np.nan), err_msg=name)
 
 
 def test_no_rows_and_no_usable_rows(model):

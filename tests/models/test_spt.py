@@ -135,6 +135,13 @@ def test_a_row_does_not_depend_on_its_neighbours(model, stars):
     assert all(alone[name][0] == together[name][0] for name in NAMES)
 
 
+def test_bytes_do_not_depend_on_which_other_rows_have_a_spectrum(model, stars):
+    some = stars.usable & (np.arange(270) % 23 == 1)
+    whole, scattered = model.predict(stars, CPU), model.predict(changed(stars, usable=some), CPU)
+    for name in NAMES:
+        np.testing.assert_array_equal(scattered[name], np.where(some, whole[name], np.nan), err_msg=name)
+
+
 def test_no_rows_and_one_row(model, stars):
     nothing = model.predict(take(stars, slice(64, 64)), CPU)
     assert all(values.shape == (0,) for values in nothing.values())

@@ -10,6 +10,7 @@ import torch
 
 from catalogue.models import load_model
 from catalogue.models.base import InferenceSettings
+from catalogue.models.packing import Places
 from catalogue.models.transfer import ON_THEIR_WAY, compute_granules, convey
 from tests.factories.apogee import spectra_batch, tiny_bcnn, tiny_latent
 from tests.factories.bundles import giant_spectra, tiny_spt_bundle
@@ -139,7 +140,13 @@ def test_a_granule_without_a_usable_row_is_not_loaded(monkeypatch):
         return [np.ones((part.stop - part.start, 2), np.float32)]
 
     compute_granules(
-        torch.device("cpu"), usable, 2, load, lambda x: x.sum(dim=1), lambda part, result: kept.append(result.copy())
+        torch.device("cpu"),
+        usable,
+        2,
+        load,
+        lambda x: x.sum(dim=1),
+        lambda part, result: kept.append(result.copy()),
+        Places(),
     )
     assert loaded == [slice(0, 128), slice(256, 321)]
     assert device.asked == [128, 128]
@@ -147,8 +154,8 @@ def test_a_granule_without_a_usable_row_is_not_loaded(monkeypatch):
 
 
 def test_there_may_be_nothing_to_do():
-    compute_granules(torch.device("cpu"), np.zeros(0, bool), 1, None, None, None)
-    compute_granules(torch.device("cpu"), np.zeros(70, bool), 1, None, None, None)
+    compute_granules(torch.device("cpu"), np.zeros(0, bool), 1, None, None, None, Places())
+    compute_granules(torch.device("cpu"), np.zeros(70, bool), 1, None, None, None, Places())
 
 
 def test_cudnn_computes_in_full_float32_and_repeatably(monkeypatch):
@@ -162,7 +169,9 @@ def test_cudnn_computes_in_full_float32_and_repeatably(monkeypatch):
 
     before = torch.backends.cudnn.allow_tf32
     one = np.ones((3, 1), np.float32)
-    compute_granules(torch.device("cpu"), np.ones(3, bool), 1, lambda part: [one], compute, lambda *result: None)
+    compute_granules(
+        torch.device("cpu"), np.ones(3, bool), 1, lambda part: [one], compute, lambda *result: None, Places()
+    )
     assert seen == [(True, False, True, False)]
     assert torch.backends.cudnn.allow_tf32 == before
 
@@ -189,13 +198,12 @@ def test_everything_after_the_copy_happens_on_the_device(any_model, monkeypatch)
     model, batch = any_model
     shapes = []
 
-    def only_shapes(device, usable, granules, load, compute, keep):
+    def only_shapes(device, usable, granules, load, compute, keep, places):
         assert device == torch.device("meta")
         arrays = load(slice(0, 64))
         shapes.append(compute(*(torch.from_numpy(array).to(device) for array in arrays)))
 
-    for module in ("engines", "latent_age"):
-        monkeypatch.setattr(f"catalogue.models.{module}.choose_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr("catalogue.models.engines.choose_device", lambda name: torch.device("meta"))
     monkeypatch.setattr(f"{type(model).__module__}.compute_granules", only_shapes)
     model.predict(batch, InferenceSettings(passes=5, device="cuda"))
     assert shapes[0].device == torch.device("meta")

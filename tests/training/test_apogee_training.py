@@ -68,7 +68,7 @@ def test_training_lowers_the_loss_and_gives_a_bundle_for_the_data_model(model, d
 def test_ages_of_held_out_stars_are_not_learnt(data, tmp_path):
     """The held-out stars alone tell the corrections; their ages change nothing else."""
     first = train_on(configuration("astronn_bcnn"), data, np.arange(64), tmp_path / "a")
-    held = np.isin(np.arange(64), training._parts(configuration("astronn_bcnn"), data, np.arange(64))[2])
+    held = np.isin(np.arange(64), training.stars_apart(configuration("astronn_bcnn"), data, np.arange(64))[2])
     other = replace(data.labels, age=np.where(held, 12.0 - data.labels.age, data.labels.age))
     second = train_on(
         configuration("astronn_bcnn", fit=FIT), replace(data, labels=other), np.arange(64), tmp_path / "b"

@@ -107,7 +107,7 @@ def test_a_trained_bundle_predicts_and_says_what_it_holds_for(tmp_path):
 def test_learning_stopping_and_calibration_have_different_stars():
     data = _training_set()
     twice = replace(data, labels=repeat_visits(data.labels, 2))
-    parts = training._parts(_configuration(), twice, np.arange(120))
+    parts = training.stars_apart(_configuration(), twice, np.arange(120))
     stars = [set(twice.labels.star[part].tolist()) for part in parts]
     assert sum(map(len, stars)) == len(set.union(*stars)) == 60
     assert all(stars)
@@ -116,7 +116,7 @@ def test_learning_stopping_and_calibration_have_different_stars():
 def test_noise_is_drawn_anew_for_spectra_without_noise(prepared):
     inputs, pixels, targets = prepared
     loop = _Loop(SpectralTransformer, TINY_ARCHITECTURE, inputs, _to(pixels, targets, torch.device("cpu")), SETTINGS,
-                 torch.device("cpu"))  # fmt: skip
+                 torch.arange(60))  # fmt: skip
     loop.fresh_noise = True
     rows = torch.arange(60)
     first, good, noise = loop._augmented(rows)
