@@ -21,7 +21,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from catalogue.cli import TRAINING_PATHS
+from catalogue.cli.learning import TRAINING_PATHS
 from catalogue.config import load_section
 from catalogue.models.base import InferenceSettings
 from catalogue.models.bundle import load_bundle
