@@ -34,7 +34,7 @@ LABELS = ("age", "mass")
 _BINS: dict[str, tuple[float, ...]] = {
     "age": (0, 2, 4, 6, 8, 20),
     "mass": (0, 1.0, 1.2, 1.4, 1.6, 4),
-    "snr": (0, 20, 40, 70, 120, 10_000),
+    "snr": (0, 20, 40, 70, 120, 200, 10_000),
     "feh": (-3, -0.3, -0.1, 0.1, 1),
 }
 
@@ -102,6 +102,9 @@ def evaluate(
     methods: Rows = []
     first: TrainedModel | None = None
     result: dict[str, Any] = {
+        "model": configuration.training.model,
+        "survey": configuration.training.survey,
+        "folds": configuration.folds,
         "stars": len(np.unique(data.labels.star)),
         "spectra": len(data),
         "median_snr": float(np.median(signal_to_noise(data))),
@@ -181,7 +184,7 @@ def binned(predictions: dict[str, NDArray[np.floating]], data: TrainingSet) -> R
     truth = data.labels.physical()
     values = {"age": truth[:, 0], "mass": truth[:, 1], "snr": signal_to_noise(data), "feh": data.labels.feh}
     parts = [
-        (name, f"{low:g} to {high:g}", (values[name] >= low) & (values[name] < high))
+        (name, _interval(low, high, edges), (values[name] >= low) & (values[name] < high))
         for name, edges in _BINS.items()
         for low, high in itertools.pairwise(edges)
     ]
@@ -192,6 +195,13 @@ def binned(predictions: dict[str, NDArray[np.floating]], data: TrainingSet) -> R
             chosen = {key: column[inside] for key, column in predictions.items()}
             rows.append({"by": name, "bin": text, "spectra": int(inside.sum()), **summarise(chosen, truth[inside])})
     return rows
+
+
+def _interval(low: float, high: float, edges: tuple[float, ...]) -> str:
+    """Words for a bin; the outermost edges stand for none."""
+    if low == edges[0]:
+        return f"below {high:g}"
+    return f"above {low:g}" if high == edges[-1] else f"{low:g} to {high:g}"
 
 
 def signal_to_noise(data: TrainingSet) -> NDArray[np.float64]:

@@ -36,7 +36,18 @@ def test_every_part_is_reported_and_no_star_is_missing(stars, tmp_path):
     assert len(result["regions"]) == 2
     assert sum(row["spectra"] for row in result["bins"] if row["by"] == "age") <= 60
     assert json.loads((tmp_path / "evaluation.json").read_text()) == result
-    assert "ridge" in (tmp_path / "index.html").read_text()
+    page = (tmp_path / "index.html").read_text()
+    assert all(text in page for text in ("ridge", "no attention", "Wavelength regions", "2 splits by star"))
+
+
+def test_the_page_tells_nothing_of_what_was_not_run(stars, tmp_path):
+    evaluate(None, EvaluationConfiguration(training=_configuration(), folds=2, baselines=()), tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert "Ablations" not in page
+    assert "Wavelength" not in page
+    heading, _, row = (tmp_path / "table.md").read_text().splitlines()
+    assert "age: Δ_P, %" in heading
+    assert heading.count("|") == row.count("|")
 
 
 def test_exchanging_regions_leaves_the_spectra_as_they_were(stars, tmp_path):
