@@ -1,4 +1,4 @@
-"""The whole chain on small simulated surveys: rows, resume, kills, reruns, equal bytes."""
+"""The whole chain on small simulated surveys: rows, resume, reruns, equal bytes; deaths are in ``tests/faults``."""
 
 from __future__ import annotations
 
@@ -141,45 +141,6 @@ def undisturbed(tmp_path_factory):
     code, output = build_in_process(configuration)
     assert code == 0, output
     return configuration, output_digests(load(configuration))
-
-
-@pytest.mark.parametrize(
-    "point",
-    ["ingest/1/before", "ingest/1/written", "infer/2/written"],
-)
-def test_a_killed_worker_costs_no_byte(undisturbed, tmp_path, point):
-    configuration, expected = undisturbed
-    faults = write_fault_plan(tmp_path / "faults.json", {"point": point, "action": "kill", "times": 1})
-    directory = f"output.directory={tmp_path / 'run'}"
-    code, output = build_in_process(configuration, "--set", directory, faults=faults)
-    assert code == 0, output
-    assert times_passed(faults, 0) == 2
-    assert output_digests(load(configuration, directory)) == expected
-
-
-@pytest.mark.parametrize("point", ["merge/fits/before", "merge/fits/written", "merge/zarr/written", "merge/1/before"])
-def test_a_driver_killed_in_the_merge_costs_no_byte(undisturbed, tmp_path, point):
-    configuration, expected = undisturbed
-    faults = write_fault_plan(tmp_path / "faults.json", {"point": point, "action": "kill", "times": 1})
-    directory = f"output.directory={tmp_path / 'run'}"
-    code, _ = build_in_process(configuration, "--set", directory, faults=faults)
-    assert code == -signal.SIGKILL
-    code, output = build_in_process(configuration, "--set", directory, faults=faults)
-    assert code == 0, output
-    assert output_digests(load(configuration, directory)) == expected
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_driver_killed_at_a_random_moment_costs_no_byte(undisturbed, tmp_path, seed):
-    configuration, expected = undisturbed
-    directory = f"output.directory={tmp_path / 'run'}"
-    process = build_in_process(configuration, "--set", directory, wait=False)
-    time.sleep(np.random.default_rng(seed).uniform(1.0, 9.0))
-    process.kill()
-    process.communicate()
-    code, output = build_in_process(configuration, "--set", directory)
-    assert code == 0, output
-    assert output_digests(load(configuration, directory)) == expected
 
 
 def test_a_programming_error_stops_the_run_with_unit_rows_and_traceback(undisturbed, tmp_path):
