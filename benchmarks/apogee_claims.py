@@ -109,7 +109,7 @@ def space(model: LatentAge, learn: Part, test: Part) -> None:
     peaks = np.log(peak_frequency(model.reconstruct(test.z), frequency)) - test.numax
     spread = np.median(np.abs(test.numax - np.median(test.numax)))
     close = f"{np.median(np.abs(peaks)):.3f}; {np.mean(np.abs(peaks) < 0.2):.2f} (numax itself: {spread:.3f})"
-    say("reconstruction follows numax: median of |ln(peak/numax)|; share within 20 %", close)
+    say("reconstruction follows numax: median absolute ln(peak/numax); share within 20 %", close)
     for name in ("numax", "separation"):
         value = best(learn.z, getattr(learn, name), test.z, getattr(test, name))
         say(f"latent → ln {name}: R²", f"{value:.3f}")
