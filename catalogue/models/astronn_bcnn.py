@@ -8,7 +8,7 @@ and the corrections of ages are those of the DR17 age and mass network where a b
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -231,6 +231,7 @@ class AstroNNBayesian(Model, Trainable):
         preprocessing: Mapping[str, Any],
         seed: int,
         noiseless: SpectraBatch | None = None,
+        redrawn: Iterable[SpectraBatch] = (),
     ) -> ApogeeInputs:
         """Learn the mean spectrum; see :meth:`Trainable.fit_inputs`. ``seed`` is not used."""
         return ApogeeInputs.fit(ApogeeInputSettings.model_validate(dict(preprocessing)), spectra, grid)

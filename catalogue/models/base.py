@@ -6,7 +6,7 @@ Nothing in this room knows Dask, Zarr or FITS: a model sees arrays and returns a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -335,6 +335,7 @@ class Trainable(ABC):
         preprocessing: Mapping[str, Any],
         seed: int,
         noiseless: SpectraBatch | None = None,
+        redrawn: Iterable[SpectraBatch] = (),
     ) -> NetworkInputs:
         """Learn standardisation, components and the like from the training spectra.
 
@@ -349,6 +350,8 @@ class Trainable(ABC):
             For anything drawn at random.
         noiseless : SpectraBatch, optional
             The same spectra without noise, where a simulation knows them; a model may find its directions there.
+        redrawn : iterable of SpectraBatch
+            The same spectra with other noise, where they are simulated.
 
         Raises
         ------

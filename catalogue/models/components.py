@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -23,9 +24,6 @@ _LARGEST_RESIDUAL = 5.0
 
 _REFERENCE_QUANTILE = 0.99
 
-_DRAWS = 3
-"""Times that noise is drawn for every noise-free spectrum from which the regression for parameters is learnt."""
-
 _DECOMPOSED = 4096
 """Most spectra that are decomposed; more add time and no direction that can be measured."""
 
@@ -42,12 +40,17 @@ class ComponentSettings(PreprocessingSettings):
     refinements : int
         Times that bad pixels are filled from the components and projected again; without it they would
         pull a spectrum towards the mean of the training set.
+    rejection : float or None
+        Residuals from the components, in units of the noise and of what the components leave, from which on a pixel
+        counts less; at twice as many it counts as bad: cosmic rays, sky lines. Needs ``refinements``.
     noise_bands : int
         Wavelength bands of which the network is told the noise, so that it can weigh what it sees against
         what it expects; 0 for none.
     parameters : tuple of str
         Columns of the training spectra, as ``teff``, that a regression estimates for the network (see
         :mod:`catalogue.models.parameters`); needs ``noise_bands``.
+    curved : int
+        Leading components of which the regression knows the products.
     passed_on : int or None
         Leading components that the network sees itself; by default all.
     """
@@ -55,12 +58,18 @@ class ComponentSettings(PreprocessingSettings):
     n_components: int = Field(default=128, ge=1)
     standardise: Literal["noise", "spread"] = "noise"
     refinements: int = Field(default=2, ge=0)
+    rejection: float | None = Field(default=None, gt=0)
     noise_bands: int = Field(default=0, ge=0)
     parameters: tuple[str, ...] = ()
-    passed_on: int | None = Field(default=None, ge=1)
+    curved: int = Field(default=25, ge=0)
+    passed_on: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
-    def _noise_for_parameters(self) -> ComponentSettings:
+    def _what_needs_what(self) -> ComponentSettings:
+        if self.rejection is not None and not self.refinements:
+            raise ValueError("rejection needs refinements, found 0")
+        if self.passed_on == 0 and not self.parameters:
+            raise ValueError("a network needs an input: passed_on is 0 and there are no parameters")
         if self.parameters and not self.noise_bands:
             raise ValueError("the regression for parameters needs noise_bands, found 0")
         return self
@@ -119,7 +128,7 @@ class ComponentInputs(NetworkInputs):
         self._reconstruct = Dense(components.T.contiguous(), None, GRANULE_ROWS)
         scale = self.learnt.component_scale
         self._project_variance = Dense((components / scale[:, None]).square(), None, GRANULE_ROWS)
-        self._passed_on = settings.passed_on or settings.n_components
+        self._passed_on = settings.n_components if settings.passed_on is None else settings.passed_on
         if settings.parameters:
             self._estimate = Dense(self.learnt.parameter_weights.T.contiguous(), None, GRANULE_ROWS)
 
@@ -188,13 +197,18 @@ class ComponentInputs(NetworkInputs):
 
     def features(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
         """Network input of pixels that are 0 where bad: :meth:`assemble` of their :meth:`coefficients`."""
-        return self.assemble(self.coefficients(pixels, good), noise, good)
+        return self.assemble(self.coefficients(pixels, good, noise), noise, good)
 
-    def coefficients(self, pixels: Tensor, good: Tensor) -> Tensor:
+    def coefficients(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
         """Scaled coefficients, shape (rows, components), of pixels that are 0 where bad."""
         coefficients = self._project(pixels)
+        rejection, limit = self._settings.rejection, None
+        if rejection is not None:
+            limit = noise.square().add_(self.learnt.residual_variance).sqrt_().mul_(rejection)
         for _ in range(self._settings.refinements):
-            coefficients = self._project(torch.where(good, pixels, self._reconstruct(coefficients)))
+            expected = self._reconstruct(coefficients)
+            seen = pixels if limit is None else expected + _kept(pixels - expected, limit)
+            coefficients = self._project(torch.where(good, seen, expected))
         return coefficients / self.learnt.component_scale
 
     def assemble(self, coefficients: Tensor, noise: Tensor, good: Tensor) -> Tensor:
@@ -203,7 +217,7 @@ class ComponentInputs(NetworkInputs):
         if self._settings.noise_bands:
             parts.append(band_noise(noise, good, self._settings.noise_bands))
         if self._settings.parameters:
-            parts.append(self._estimate(terms(coefficients, parts[1])))
+            parts.append(self._estimate(terms(coefficients, parts[1], self._settings.curved)))
         return torch.cat(parts, dim=1)
 
     def residual_and_distance(self, prepared: PreparedSpectra, coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,8 +243,21 @@ class ComponentInputs(NetworkInputs):
         return torch.maximum(residual / self.learnt.references[0], distance / self.learnt.references[1])
 
 
+def _kept(residual: Tensor, limit: Tensor) -> Tensor:
+    """Residuals up to the limit as they are, beyond it falling to nothing at twice the limit (after Hampel).
+
+    Continuous, so that rounding never decides whether a pixel counts.
+    """
+    size = residual.abs()
+    return torch.minimum(size, 2.0 * limit - size).clamp_(min=0.0).copysign_(residual)
+
+
 def fit_components(
-    settings: ComponentSettings, spectra: SpectraBatch, seed: int, noiseless: SpectraBatch | None = None
+    settings: ComponentSettings,
+    spectra: SpectraBatch,
+    seed: int,
+    noiseless: SpectraBatch | None = None,
+    redrawn: Iterable[SpectraBatch] = (),
 ) -> ComponentInputs:
     """Learn mean, scale and principal components of training spectra, and the regression for parameters.
 
@@ -243,7 +270,10 @@ def fit_components(
         Of the randomised singular value decomposition.
     noiseless : SpectraBatch, optional
         The same spectra without noise: components of these are of the stars alone. Those of noisy spectra are
-        of the noise where a few thousand spectra do not average it out.
+        of the noise where a few thousand spectra do not average it out. The unit of a pixel is then its real scatter
+        about them, which sky lines make larger than the published noise.
+    redrawn : iterable of SpectraBatch
+        The same spectra with other noise, from which the regression learns as well.
 
     Raises
     ------
@@ -263,42 +293,32 @@ def fit_components(
     count = good.sum(dim=0).clamp(min=1)
     mean = (flux * good).sum(dim=0) / count
     scale = _pixel_scale(settings, flux - mean, noise, good, count)
-    pixels = torch.where(good, (flux - mean) / scale, 0.0)
-    prepared = PreparedSpectra(pixels, noise / scale, good, torch.zeros(len(pixels)), torch.ones(len(pixels)) > 0)
-    pure = prepared
+    found, kept = flux, good
     if noiseless is not None:
         found, _, kept, _ = _normalise(settings, noiseless)
-        if len(found) != len(pixels):
-            raise ValueError(f"expected {len(pixels)} usable spectra without noise, found {len(found)}")
-        pure = replace(prepared, pixels=torch.where(kept, (found - mean) / scale, 0.0), good=kept)
+        if len(found) != len(flux):
+            raise ValueError(f"expected {len(flux)} usable spectra without noise, found {len(found)}")
+        if settings.standardise == "noise":
+            scale = scale * _excess(flux - found, noise, good & kept)
+    pixels = torch.where(good, (flux - mean) / scale, 0.0)
+    prepared = PreparedSpectra(pixels, noise / scale, good, torch.zeros(len(pixels)), torch.ones(len(pixels)) > 0)
+    pure = replace(prepared, pixels=torch.where(kept, (found - mean) / scale, 0.0), good=kept)
     chosen = torch.linspace(0, len(pixels) - 1, min(len(pixels), _DECOMPOSED)).long()
     components = _principal_components(pure.pixels[chosen], pure.good[chosen], settings, seed)
-    plain = settings.model_copy(update={"parameters": ()})
+    plain = settings.model_copy(update={"parameters": (), "passed_on": None})
     learnt, coefficients = _statistics(plain, prepared, mean, scale, components)
     if settings.parameters:
-        truth = torch.from_numpy(np.stack([spectra.columns[name][rows] for name in settings.parameters], axis=1))
-        draws = [(coefficients, band_noise(prepared.noise, good, settings.noise_bands))]
-        if noiseless is not None:
-            inputs = ComponentInputs(plain, learnt)
-            draws += [_drawn(inputs, pure, settings.noise_bands, seed + k) for k in range(_DRAWS)]
-        seen, bands = (torch.cat(parts) for parts in zip(*draws, strict=True))
-        learnt = replace(learnt, parameter_weights=fit_parameters(seen, bands, truth.repeat(len(draws), 1)))
+        truth = torch.from_numpy(np.stack([spectra.columns[name] for name in settings.parameters], axis=1))
+        inputs, bands = ComponentInputs(plain, learnt), settings.noise_bands
+        seen = [(coefficients, band_noise(prepared.noise, good, bands), truth[rows])]
+        for drawn in (inputs.prepare(batch) for batch in redrawn):
+            kept = drawn.usable
+            found = inputs.coefficients(drawn.pixels[kept], drawn.good[kept], drawn.noise[kept])
+            seen.append((found, band_noise(drawn.noise[kept], drawn.good[kept], bands), truth[kept]))
+        components_seen, noise_seen, parameters = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        weights = fit_parameters(components_seen, noise_seen, parameters, settings.curved)
+        learnt = replace(learnt, parameter_weights=weights)
     return ComponentInputs(settings, learnt)
-
-
-def _drawn(inputs: ComponentInputs, pure: PreparedSpectra, bands: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Coefficients and band noise of spectra without noise after noise has been drawn, at each other's levels."""
-    generator = torch.Generator().manual_seed(seed)
-    level = (pure.noise * pure.good).sum(dim=1) / pure.good.sum(dim=1).clamp(min=1)
-    factor = level[torch.randperm(len(level), generator=generator)] / level.clamp(min=1e-6)
-    parts = []
-    for rows in torch.arange(len(level)).split(1024):
-        noise = pure.noise[rows] * pure.good[rows] * factor[rows, None]
-        pixels = pure.pixels[rows] + noise * torch.randn(noise.shape, generator=generator)
-        good = pure.good[rows]
-        parts.append((inputs.coefficients(pixels, good), band_noise(noise, good, bands)))
-    coefficients, levels = (torch.cat(values) for values in zip(*parts, strict=True))
-    return coefficients, levels
 
 
 def _statistics(
@@ -308,7 +328,9 @@ def _statistics(
     pixels, noise, good = prepared.pixels, prepared.noise, prepared.good
     ones = torch.ones(settings.n_components)
     blank = LearntArrays(mean, scale, torch.zeros(len(mean)), components, ones, ones, torch.ones(2))
-    coefficients = ComponentInputs(settings, blank).coefficients(pixels, good)
+    # nothing is rejected before it is known what the components leave
+    first = ComponentInputs(settings.model_copy(update={"rejection": None}), blank)
+    coefficients = first.coefficients(pixels, good, noise)
     component_scale = coefficients.std(dim=0).clamp(min=1e-6)
     measured = (noise.square() @ components.T.square()).mean(dim=0) / component_scale.square()
     left = torch.where(good, pixels - coefficients @ components, 0.0)
@@ -322,8 +344,9 @@ def _statistics(
         signal_variance=(1.0 - measured).clamp(min=1e-2),
         references=torch.ones(2),
     )
-    coefficients = coefficients / component_scale
-    pair = ComponentInputs(settings, learnt).residual_and_distance(prepared, coefficients)
+    inputs = ComponentInputs(settings, learnt)
+    coefficients = inputs.coefficients(pixels, good, noise)
+    pair = inputs.residual_and_distance(prepared, coefficients)
     references = torch.stack([torch.quantile(x, _REFERENCE_QUANTILE) for x in pair])
     return replace(learnt, references=references), coefficients
 
@@ -365,6 +388,12 @@ def _pixel_scale(settings: ComponentSettings, deviation: Tensor, noise: Tensor, 
         scale = torch.nanmedian(torch.where(good, noise, torch.nan), dim=0).values.nan_to_num(0.0)
     typical = float(scale.median())
     return scale.clamp(min=0.1 * typical if typical > 0 else 1.0)
+
+
+def _excess(error: Tensor, noise: Tensor, good: Tensor) -> Tensor:
+    """Root mean square of every pixel's errors in units of the published noise, at least 1."""
+    ratio = torch.where(good, error / noise.clamp(min=1e-12), 0.0).clamp_(-_LARGEST_RESIDUAL, _LARGEST_RESIDUAL)
+    return (ratio.square_().sum(dim=0) / good.sum(dim=0).clamp(min=1)).sqrt_().clamp_(min=1.0)
 
 
 def _principal_components(pixels: Tensor, good: Tensor, settings: ComponentSettings, seed: int) -> Tensor:

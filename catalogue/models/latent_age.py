@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -166,6 +166,7 @@ class LatentAge(Model, Trainable):
         preprocessing: Mapping[str, Any],
         seed: int,
         noiseless: SpectraBatch | None = None,
+        redrawn: Iterable[SpectraBatch] = (),
     ) -> ApogeeInputs:
         """Learn mean and spread of every pixel; see :meth:`Trainable.fit_inputs`. ``seed`` is not used."""
         settings = ApogeeInputSettings.model_validate({"normalisation": "standardise", **preprocessing})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -236,10 +236,11 @@ class SpectralTransformer(Model, Trainable):
         preprocessing: Mapping[str, Any],
         seed: int,
         noiseless: SpectraBatch | None = None,
+        redrawn: Iterable[SpectraBatch] = (),
     ) -> ComponentInputs:
         """Learn pixel statistics and components; see :meth:`Trainable.fit_inputs`."""
         settings = ComponentSettings.model_validate({"grid": GridSettings.of(grid), **preprocessing})
-        return fit_components(settings, spectra, seed, noiseless)
+        return fit_components(settings, spectra, seed, noiseless, redrawn)
 
     @classmethod
     def network(cls, architecture: Mapping[str, Any], n_features: int) -> SPTNetwork:
@@ -341,7 +342,7 @@ class _Engine:
         """Output columns, shape (outputs, rows), of what :meth:`Preprocessing.gather` gave."""
         with torch.inference_mode():
             prepared = self.inputs.in_training_units(self.inputs.preprocessing.normalise(*gathered))
-            coefficients = self.inputs.coefficients(prepared.pixels, prepared.good)
+            coefficients = self.inputs.coefficients(prepared.pixels, prepared.good, prepared.noise)
             novelty = self.inputs.novelty(prepared, coefficients)
             features = self.inputs.assemble(coefficients, prepared.noise, prepared.good)
             columns = self._summarise(self.passes(features).double())

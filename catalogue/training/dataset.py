@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from catalogue.surveys.base import Survey
 from catalogue.training.apogee_simulation import ApogeeSimulation, Oscillations, simulate_apogee
 from catalogue.training.emulator import GiantEmulator
 from catalogue.training.labels import LabelError, LabelTable, check_labels
+from catalogue.training.observation import ObservationSettings, with_noise
 from catalogue.training.simulate import SimulationConfiguration, observe_stars, repeat_visits, simulated_stars
 
 COLUMNS = ("z", "file_z", "snrg", "snrev", "teff", "logg", "feh", "fe_h", "teff_err", "fe_h_err")
 """Per-row columns that a training set keeps, of any survey."""
 
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class TrainingSet:
     oscillations : Oscillations or None
         Power spectrum i belongs to spectrum i.
     noiseless : ndarray of float32, shape (rows, pixels), or None
-        Flux before noise, where a simulation knows it: noise is then drawn anew at every step of a training.
+        Flux before noise, where a simulation knows it: a training then sees noise drawn anew, see :func:`redrawn`.
+    observation : ObservationSettings or None
+        How the simulation observed.
     """
 
     spectra: SpectraBatch
@@ -54,6 +58,7 @@ class TrainingSet:
     digest: str
     unusable: int = 0
     noiseless: NDArray[np.float32] | None = None
+    observation: ObservationSettings | None = None
     oscillations: Oscillations | None = None
 
     def __len__(self) -> int:
@@ -125,7 +130,8 @@ def simulate_training_set(configuration: SimulationConfiguration) -> TrainingSet
         shifts[part], snrg[part] = observed.redshift, observed.snr[:, 1]
     columns = {"z": shifts, "file_z": shifts, "snrg": snrg}
     spectra = SpectraBatch(0, flux, ivar, mask, np.ones(len(labels), dtype=bool), columns)
-    return replace(_complete(spectra, labels, survey, 0), noiseless=noiseless)
+    data = _complete(spectra, labels, survey, 0)
+    return replace(data, noiseless=noiseless, observation=configuration.observation)
 
 
 def without_noise(data: TrainingSet, rows: NDArray[np.integer]) -> SpectraBatch | None:
@@ -133,6 +139,40 @@ def without_noise(data: TrainingSet, rows: NDArray[np.integer]) -> SpectraBatch 
     if data.noiseless is None:
         return None
     return replace(data.spectra.take(rows), flux=data.noiseless[rows])
+
+
+def redrawn(data: TrainingSet, rows: NDArray[np.integer], draws: int, seed: int) -> Iterator[SpectraBatch]:
+    """Some rows observed again and again: with other noise, each time at the signal-to-noise ratio of another of them.
+
+    The noise is drawn on the survey's pixels, before anything is fitted to them or interpolated, as only then what a
+    model sees is as noisy, and as correlated from pixel to pixel, as what it will be given.
+
+    Parameters
+    ----------
+    data : TrainingSet
+        Nothing is yielded of one whose flux before noise is not known.
+    rows : ndarray of int
+    draws : int
+    seed : int
+
+    Yields
+    ------
+    SpectraBatch
+        ``len(rows)`` spectra.
+    """
+    if data.noiseless is None or data.observation is None:
+        return
+    generator = np.random.default_rng(seed)
+    observed = data.spectra.take(rows)
+    snrg = observed.columns["snrg"].astype(np.float64)
+    for _ in range(draws):
+        # a star is seen at all ratios that occur, not at the few of its visits
+        factor = (snrg / snrg[generator.permutation(len(rows))]).astype(np.float32)[:, None]
+        flux, ivar = np.empty_like(observed.flux), observed.ivar / factor**2
+        for part in np.split(np.arange(len(rows)), range(_BLOCK_ROWS, len(rows), _BLOCK_ROWS)):
+            sigma = np.where(ivar[part] > 0, 1.0 / np.sqrt(np.where(ivar[part] > 0, ivar[part], 1.0)), 0.0)
+            flux[part] = with_noise(data.noiseless[rows[part]], sigma, generator, data.observation)
+        yield replace(observed, flux=flux, ivar=ivar)
 
 
 def simulate_apogee_set(configuration: ApogeeSimulation) -> TrainingSet:

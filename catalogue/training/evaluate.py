@@ -215,7 +215,7 @@ def _components(trained: TrainedModel, data: TrainingSet, rows: NDArray[np.integ
     if not isinstance(model, SpectralTransformer):
         raise ValueError(f"baselines need the components of an SPT bundle, found kind {trained.bundle.kind!r}")
     prepared = model._cpu_inputs.prepare(data.spectra.take(rows))
-    return np.asarray(model._cpu_inputs.coefficients(prepared.pixels, prepared.good).numpy())
+    return np.asarray(model._cpu_inputs.coefficients(prepared.pixels, prepared.good, prepared.noise).numpy())
 
 
 def _run_baselines(

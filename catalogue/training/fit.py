@@ -38,11 +38,9 @@ class FitSettings(BaseModel):
     learning_rate, weight_decay : float
         AdamW; the rate rises over the first 5 % of the steps and falls to zero along a cosine.
     noise : float
-        Noise added to every pixel at every step, in units of its own, uniform in 0 to ``noise`` per spectrum. For
-        simulated training sets with noise-free spectra all noise is drawn anew at every step instead, at the
-        signal-to-noise ratio of another training spectrum.
+        Noise added to every pixel at every step, in units of its own, uniform in 0 to ``noise`` per spectrum.
     masked_stretches : float
-        Mean number of stretches hidden per spectrum and step.
+        Mean number of stretches hidden per spectrum and step. Neither is used where observations are simulated anew.
     average : float
         Decay per step of the running average of the weights that is validated and kept.
     device : str
@@ -113,7 +111,7 @@ def fit(
     settings: FitSettings,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
-    fresh_noise: bool = False,
+    redrawn: Tensor | None = None,
 ) -> FitResult:
     """Fit a network with early stopping on the validation rows.
 
@@ -129,8 +127,9 @@ def fit(
     checkpoint : Path, optional
         Directory in which the state is kept after every epoch and from which an interrupted fit goes on; the
         result is the same as without the interruption.
-    fresh_noise : bool
-        Whether the training rows are without noise, though not without its variance: it is drawn at every step.
+    redrawn : Tensor, shape (draws, rows, features), optional
+        Network inputs of the same stars observed with other noise: every step sees one of them, at random, instead
+        of the prepared spectrum.
 
     Returns
     -------
@@ -144,7 +143,7 @@ def fit(
     data = _to(prepared, targets, device)
     train = torch.from_numpy(np.asarray(train_rows)).to(device)
     loop = _Loop(trainable, architecture, inputs, data, settings, train)
-    loop.fresh_noise = fresh_noise
+    loop.redrawn = None if redrawn is None else redrawn.to(device)
     loop.plan(len(train))
     state = _Checkpoint(checkpoint, loop) if checkpoint else None
     if state:
@@ -199,7 +198,7 @@ class _Loop:
             features = [inputs.features(*part) for part in zip(*parts, strict=True)]
         # cloned outside inference mode, so that training may differentiate through what is made of them
         self.features = torch.cat(features).clone()
-        self.fresh_noise = False
+        self.redrawn: Tensor | None = None
         self.epoch, self.step, self.steps = 0, 0, 1
         self.best_epoch, self.best_loss = 0, math.inf
         self.history: list[dict[str, float]] = []
@@ -234,8 +233,7 @@ class _Loop:
         return total / max(1, len(order) // self.settings.batch)
 
     def loss(self, rows: Tensor, augment: bool) -> Tensor:
-        augmented = self._augmented(rows) if augment else None
-        features = self.features[rows] if augmented is None else self.inputs.features(*augmented)
+        features = self._augmented(rows) if augment else self.features[rows]
         automatic = "bfloat16" if self.device.type == "cuda" else "float32"
         precision = automatic if self.settings.precision == "auto" else self.settings.precision
         with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -256,19 +254,15 @@ class _Loop:
         detached = LabelDistribution(predicted.mean.detach(), predicted.covariance)
         return loss + self.settings.head_weight * distribution_loss(error.detach(), detached)
 
-    def _augmented(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Pixels, goodness and noise of a step's spectra, or None where the prepared ones are used as they are."""
+    def _augmented(self, rows: Tensor) -> Tensor:
+        """Network inputs of a step's spectra."""
         settings, prepared = self.settings, self.data.prepared
-        if not self.fresh_noise and settings.noise == 0 and settings.masked_stretches == 0:
-            return None
+        if self.redrawn is not None:
+            return self.redrawn[torch.randint(len(self.redrawn), rows.shape, device=rows.device), rows]
+        if settings.noise == 0 and settings.masked_stretches == 0:
+            return self.features[rows]
         pixels, good, noise = prepared.pixels[rows], prepared.good[rows], prepared.noise[rows]
-        if self.fresh_noise:
-            # the S/N of another spectrum: a star is seen at all that occur, not at the few of its visits
-            level = _level(noise, good)
-            noise = noise * (level[torch.randperm(len(level), device=level.device)] / level)
-            pixels = pixels + noise * torch.randn_like(pixels)
-            settings = settings.model_copy(update={"noise": 0.0})
-        return _augment(pixels, good, noise, settings)
+        return self.inputs.features(*_augment(pixels, good, noise, settings))
 
     def validate(self, rows: Tensor) -> float:
         current = {key: value.clone() for key, value in self.network.state_dict().items()}
@@ -285,11 +279,6 @@ class _Loop:
         if validation < self.best_loss:
             self.best_loss, self.best_epoch = validation, epoch
             self.best = {key: value.clone() for key, value in self.average.items()}
-
-
-def _level(noise: Tensor, good: Tensor) -> Tensor:
-    """Mean noise of the good pixels, shape (rows, 1)."""
-    return (noise.sum(dim=1, keepdim=True) / good.sum(dim=1, keepdim=True).clamp(min=1)).clamp(min=1e-6)
 
 
 def _augment(pixels: Tensor, good: Tensor, noise: Tensor, settings: FitSettings) -> tuple[Tensor, Tensor, Tensor]:

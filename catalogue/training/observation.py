@@ -129,9 +129,7 @@ def observe(
     scores = generator.normal(size=(stars, len(table.noise_components))).clip(-2.5, 2.5)
     profile = _at(lattice, table, table.noise) + scores @ _at(lattice, table, table.noise_components)
     sigma = np.median(clean, axis=1, keepdims=True) * _noise_shape(clean, profile, snrg, lattice)
-    noise = generator.standard_normal(clean.shape, dtype=np.float32) * sigma * _at(lattice, table, table.excess)
-    flux = clean + noise + _sky(lattice, sigma, generator, settings.sky_residual)
-    _add_cosmic_rays(flux, sigma, generator, settings.cosmic_rays)
+    flux = with_noise(clean, sigma, generator, settings, table)
     ivar = 1.0 / sigma**2
     andmask, ormask = _masks(ivar, lattice, generator, settings, table)
     flux[ivar == 0] = 0.0  # as in real files
@@ -146,6 +144,35 @@ def observe(
         snr=_band_snr(clean / sigma, lattice),
         noiseless=np.where(ivar > 0, clean * scale, 0.0).astype(np.float32),
     )
+
+
+def with_noise(
+    clean: NDArray[np.floating],
+    sigma: NDArray[np.floating],
+    generator: np.random.Generator,
+    settings: ObservationSettings,
+    table: InstrumentTable | None = None,
+) -> NDArray[np.floating]:
+    """Spectra on the native lattice with noise, sky residuals and cosmic rays.
+
+    Parameters
+    ----------
+    clean, sigma : ndarray, shape (stars, pixels)
+        Flux without noise, and its error as published: the measured excess comes on top.
+    generator : numpy Generator
+    settings : ObservationSettings
+    table : InstrumentTable, optional
+
+    Returns
+    -------
+    ndarray of float, shape (stars, pixels)
+    """
+    table = table or load_instrument()
+    lattice = LOG10_FIRST + LOG10_STEP * np.arange(clean.shape[1], dtype=np.float64)
+    noise = generator.standard_normal(clean.shape, dtype=np.float32) * sigma * _at(lattice, table, table.excess)
+    flux = clean + noise + _sky(lattice, sigma, generator, settings.sky_residual)
+    _add_cosmic_rays(flux, sigma, generator, settings.cosmic_rays)
+    return np.asarray(flux)
 
 
 def at_rest(normalised: NDArray[np.float32], settings: ObservationSettings | None = None) -> NDArray[np.float32]:
@@ -246,9 +273,9 @@ def _telluric(
 
 
 def _sky(
-    lattice: NDArray[np.float64], sigma: NDArray[np.float64], generator: np.random.Generator, amount: float
+    lattice: NDArray[np.float64], sigma: NDArray[np.floating], generator: np.random.Generator, amount: float
 ) -> NDArray[np.float64]:
-    residual = np.zeros_like(sigma)
+    residual = np.zeros(sigma.shape)
     for line in _SKY_LINES:
         profile = np.exp(-0.5 * ((lattice - np.log10(line)) / (1.2 * LOG10_STEP)) ** 2)
         near = profile > 1e-4
@@ -258,7 +285,7 @@ def _sky(
 
 
 def _add_cosmic_rays(
-    flux: NDArray[np.float64], sigma: NDArray[np.float64], generator: np.random.Generator, mean: float
+    flux: NDArray[np.floating], sigma: NDArray[np.floating], generator: np.random.Generator, mean: float
 ) -> None:
     for star, number in enumerate(generator.poisson(mean, len(flux))):
         for _ in range(number):

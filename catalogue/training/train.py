@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 from catalogue.models import load_model, model_class
 from catalogue.models.base import (
@@ -29,6 +31,7 @@ from catalogue.training.dataset import (
     TrainingSet,
     load_training_set,
     read_oscillations,
+    redrawn,
     simulate_apogee_set,
     simulate_training_set,
     split_by_star,
@@ -66,6 +69,11 @@ class TrainingConfiguration(BaseModel):
     auxiliary : tuple of str
         Columns of the label table, as ``teff``, that the network learns beside age and mass. A bundle keeps
         nothing of them.
+    draws : int
+        Times that every star of a simulated training set is observed with other noise; each step of the fit takes one
+        of these observations at random.
+    companion_draws : int
+        The same for the companions.
     held_out : float
         Fraction of the stars that stop the training, and again of those, others, that calibrate the errors.
     require_states : tuple of str
@@ -91,6 +99,8 @@ class TrainingConfiguration(BaseModel):
     fit: FitSettings = FitSettings()
     companions: SimulationConfiguration | None = None
     auxiliary: tuple[Literal["teff", "logg", "feh", "alpha_fe", "c_fe", "n_fe"], ...] = ()
+    draws: int = Field(default=12, ge=1)
+    companion_draws: int = Field(default=4, ge=0)
     held_out: float = Field(default=0.06, gt=0, lt=0.4)
     require_states: tuple[str, ...] = ()
     passes: int = Field(default=100, ge=2)
@@ -187,7 +197,8 @@ def learn_inputs(configuration: TrainingConfiguration, survey: Survey) -> Networ
     spectra = replace(data.spectra, columns={**data.spectra.columns, **columns})
     noiseless = without_noise(data, everyone)
     model = _trainable(configuration)
-    return model.fit_inputs(spectra, survey.grid, configuration.preprocessing, configuration.seed, noiseless)
+    others = redrawn(data, everyone, configuration.companion_draws, configuration.seed)
+    return model.fit_inputs(spectra, survey.grid, configuration.preprocessing, configuration.seed, noiseless, others)
 
 
 def _trainable(configuration: TrainingConfiguration) -> type[Trainable]:
@@ -222,14 +233,12 @@ def train_on(
             configuration.preprocessing,
             configuration.seed,
             without_noise(data, learn),
+            redrawn(data, learn, configuration.companion_draws, configuration.seed),
         )
     used = np.sort(np.concatenate([learn, stop]))
-    spectra = data.spectra.take(used)
-    if data.noiseless is not None:
-        pure = np.isin(used, learn)
-        spectra.flux[pure] = data.noiseless[used[pure]]
-    prepared = inputs.prepare(spectra)
-    usable = prepared.usable.cpu().numpy()
+    prepared = inputs.prepare(data.spectra.take(used))
+    observations, usable = _observations(configuration, data, used, inputs)
+    usable &= prepared.usable.cpu().numpy()
     scale = model.fit_labels(data.labels.physical()[learn])
     targets = _targets(configuration, data, used, learn, scale)
     learn_rows, stop_rows = (np.flatnonzero(np.isin(used, part) & usable) for part in (learn, stop))
@@ -238,7 +247,7 @@ def train_on(
         architecture["auxiliary"] = len(configuration.auxiliary)
     result = fit(
         model, architecture, inputs, prepared, targets, learn_rows, stop_rows, configuration.fit, progress, checkpoint,
-        data.noiseless is not None,
+        observations,
     )  # fmt: skip
     description = _description(configuration, data, learn, model).model_copy(update={"architecture": architecture})
     with tempfile.TemporaryDirectory() as folder:
@@ -252,6 +261,20 @@ def train_on(
     )
     bundle = model.to_bundle(directory, description, inputs, result.network, scale, found.arrays)
     return TrainedModel(bundle, result, time.perf_counter() - began)
+
+
+def _observations(
+    configuration: TrainingConfiguration, data: TrainingSet, rows: NDArray[np.integer], inputs: NetworkInputs
+) -> tuple[Tensor | None, NDArray[np.bool_]]:
+    """Network inputs (draws, rows, features) of simulated stars with other noise, and rows usable in all of them."""
+    usable = np.ones(len(rows), dtype=bool)
+    found = []
+    for spectra in redrawn(data, rows, configuration.draws, configuration.seed):
+        prepared = inputs.prepare(spectra)
+        usable &= prepared.usable.cpu().numpy()
+        parts = (prepared.pixels.split(1024), prepared.good.split(1024), prepared.noise.split(1024))
+        found.append(torch.cat([inputs.features(*part) for part in zip(*parts, strict=True)]))
+    return torch.stack(found) if found else None, usable
 
 
 def _unseen(

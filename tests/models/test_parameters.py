@@ -17,8 +17,8 @@ def _components(rows=4000):
 def test_a_curved_relation_is_found():
     components, noise = _components()
     truth = components[:, :1] - 0.5 * components[:, 1:2] * components[:, 2:3] + 0.2 * noise[:, :1]
-    weights = fit_parameters(components, noise, 7 + 3 * truth)
-    estimate = terms(components, noise) @ weights
+    weights = fit_parameters(components, noise, 7 + 3 * truth, curved=3)
+    estimate = terms(components, noise, curved=3) @ weights
     standardised = (truth - truth.mean()) / truth.std()
     assert float((estimate - standardised).std()) < 0.02
 
@@ -27,7 +27,7 @@ def test_a_curved_relation_is_found():
 def test_unknown_or_equal_parameters_are_refused(wrong):
     components, noise = _components(50)
     with pytest.raises(ValueError, match="finite and differ"):
-        fit_parameters(components, noise, torch.full((50, 1), wrong))
+        fit_parameters(components, noise, torch.full((50, 1), wrong), curved=3)
 
 
 def test_inputs_estimate_parameters_and_survive_a_bundle():

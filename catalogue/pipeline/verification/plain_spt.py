@@ -16,7 +16,6 @@ from scipy.special import erf
 
 from catalogue.models import Bundle
 from catalogue.models.dropout import unit_mask
-from catalogue.models.parameters import CURVED, SHRUNK
 from catalogue.pipeline.verification.plain_continuum import PlainContinuum
 
 Vector = NDArray[np.float64]
@@ -66,7 +65,7 @@ class PlainTransformer:
         scale = self.weights["inputs.scale"]
         pixels = np.where(good, (clipped - self.weights["inputs.mean"]) / scale, 0.0)
         noise = np.where(good, np.sqrt(variance) / scale, 0.0)
-        coefficients = self._coefficients(pixels, good)
+        coefficients = self._coefficients(pixels, good, noise)
         inputs = self._inputs(coefficients, self._band_noise(noise, good))
         raw = np.array([self._network(inputs, number) for number in range(self.passes)])
         return {
@@ -113,11 +112,16 @@ class PlainTransformer:
         over = np.maximum(values - 1.0, 0.0) ** 2 > limit
         return np.array([over[max(i - 2, 0) : i + 3].any() for i in range(len(over))])
 
-    def _coefficients(self, pixels: Vector, good: NDArray[np.bool_]) -> Vector:
+    def _coefficients(self, pixels: Vector, good: NDArray[np.bool_], noise: Vector) -> Vector:
         components = self.weights["inputs.components"]
         coefficients = components @ pixels
+        rejection = self.settings.get("rejection") or math.inf
+        limit = rejection * np.sqrt(noise**2 + self.weights["inputs.residual_variance"])
         for _ in range(self.settings["refinements"]):
-            coefficients = components @ np.where(good, pixels, components.T @ coefficients)
+            expected = components.T @ coefficients
+            size = np.abs(pixels - expected)
+            size = np.where(size > limit, np.maximum(2 * limit - size, 0.0), size)
+            coefficients = components @ np.where(good, expected + np.copysign(size, pixels - expected), expected)
         return np.asarray(coefficients / self.weights["inputs.component_scale"])
 
     def _inputs(self, coefficients: Vector, bands: list[float]) -> Vector:
@@ -126,8 +130,8 @@ class PlainTransformer:
         if not self.settings.get("parameters"):
             return np.array(seen)
         level = sum(bands) / len(bands)
-        terms = [1.0, *coefficients, *bands, level**2, *(coefficients[:SHRUNK] * level)]
-        curved = coefficients[:CURVED]
+        terms = [1.0, *coefficients, *bands, level**2, *(coefficients * level)]
+        curved = coefficients[: self.settings.get("curved", 25)]
         terms += [curved[i] * curved[j] for i in range(len(curved)) for j in range(i, len(curved))]
         return np.array([*seen, *(self.weights["inputs.parameter_weights"].T @ np.array(terms))])
 
