@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from catalogue.models.components import ComponentInputs, ComponentSettings, fit_components
+from catalogue.models.components import ComponentInputs, ComponentSettings, _kept, fit_components
 from catalogue.models.preprocessing import GridSettings
 from tests.factories.bundles import LAMOST_GRID, giant_spectra
 
@@ -136,3 +136,44 @@ def test_distances_are_mean_squares_in_units_of_noise_and_spread(inputs, stars):
     torch.testing.assert_close(found[1].double(), distance.double(), rtol=1e-3, atol=0)
     larger = torch.maximum(residual / learnt.references[0], distance / learnt.references[1])
     torch.testing.assert_close(inputs.novelty(prepared, features).double(), larger.double(), rtol=1e-3, atol=0)
+
+
+def test_a_cosmic_ray_counts_for_little_where_residuals_are_rejected(inputs, stars):
+    rejecting = ComponentInputs.from_arrays({**inputs.settings(), "refinements": 2, "rejection": 4.0}, inputs.arrays())
+    plain = ComponentInputs.from_arrays({**inputs.settings(), "refinements": 2}, inputs.arrays())
+    prepared = inputs.prepare(stars)
+    hit = prepared.pixels.clone()
+    hit[:, 500] += 40 * (prepared.noise[:, 500] + inputs.learnt.residual_variance[500].sqrt())
+    moved = []
+    for model in (plain, rejecting):
+        before, after = (model.coefficients(x, prepared.good, prepared.noise) for x in (prepared.pixels, hit))
+        moved.append(float((after - before).square().mean()))
+    assert moved[1] < 0.1 * moved[0]
+
+
+def test_residuals_are_kept_up_to_the_limit_and_vanish_at_twice_it():
+    residual = torch.tensor([0.0, 3.0, -4.0, 6.0, -7.9, 8.0, -1e9])
+    kept = _kept(residual, torch.full((7,), 4.0))
+    torch.testing.assert_close(kept, torch.tensor([0.0, 3.0, -4.0, 2.0, -0.1, 0.0, 0.0]))
+
+
+def test_the_unit_of_a_pixel_is_its_real_scatter_where_that_is_known(stars):
+    rng = np.random.default_rng(1)
+    sigma = np.where(stars.ivar > 0, 1 / np.sqrt(np.maximum(stars.ivar, 1e-20)), 0)
+    noise = sigma * rng.normal(size=stars.flux.shape)
+    noise[:, 1000:1100] *= 3
+    noisy = dataclasses.replace(stars, flux=(stars.flux + noise).astype(np.float32))
+    told, untold = (fit_components(SETTINGS, noisy, 0, pure) for pure in (stars, None))
+    ratio = told.learnt.scale / untold.learnt.scale
+    assert float(ratio.max()) == pytest.approx(3, rel=0.35)
+    assert float(ratio.median()) == pytest.approx(1, rel=0.15)
+
+
+def test_rejection_needs_a_second_look():
+    with pytest.raises(ValueError, match="needs refinements"):
+        type(SETTINGS).model_validate({**SETTINGS.model_dump(), "refinements": 0, "rejection": 4})
+
+
+def test_a_network_without_any_input_is_refused():
+    with pytest.raises(ValueError, match="needs an input"):
+        type(SETTINGS).model_validate({**SETTINGS.model_dump(), "passed_on": 0})
