@@ -1,0 +1,167 @@
+"""How far simulated LAMOST giants are from real ones, and what a bundle says of the real ones.
+
+Run: ``python -m benchmarks.reality_gap DATA [--bundle spt-lamost] [--table FILE]`` with DATA holding
+``lamost/dr10_stellar_subset.csv`` and its files in ``lamost/dr10``. Prints the differences between emulated and real
+giants by wavelength, for giants that the correction has not been measured on, then ages, masses and novelty of all real
+giants against the survey's own parameters. ``--table`` measures the correction on all good giants and writes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.codecs import chunk
+from catalogue.models import InferenceSettings, SpectraBatch, find_bundle, load_model
+from catalogue.models.preprocessing import GridSettings, Preprocessing, PreprocessingSettings, redshift
+from catalogue.surveys import load_survey
+from catalogue.training.correction import (
+    EmulatorCorrection,
+    load_correction,
+    measure_correction,
+    rest_wavelengths,
+    save_correction,
+)
+from catalogue.training.emulator import GiantEmulator
+from catalogue.training.observation import N_PIXELS, at_rest
+from catalogue.training.population import draw_population
+
+REGIONS = (3820, 4300, 4700, 5300, 5740, 7000, 8930)
+ABUNDANCES = {"cm": "c_fe", "nm": "n_fe", "mgm": "alpha_fe", "sim": "alpha_fe", "cam": "alpha_fe", "tim": "alpha_fe"}
+
+
+def giants(data: Path) -> SpectraBatch:
+    """The real giants: rows of the parent table with a file, 3,900 < Teff < 5,600 K and log g < 3.6."""
+    survey = load_survey("lamost-lrs")
+    table = np.genfromtxt(
+        data / "lamost" / "dr10_stellar_subset.csv", delimiter=",", names=True, dtype=None, encoding="utf-8"
+    )
+    rows, read = [], []
+    for row in table:
+        path = data / "lamost" / "dr10" / str(row["filename"])
+        if path.is_file() and 3900 < row["teff"] < 5600 and row["logg"] < 3.6:
+            rows.append(row)
+            read.append(survey.read(path))
+    arrays = chunk(survey, read, 1)
+    columns = {name: np.array([row[name] for row in rows]) for name in ("z", "teff", "logg", "feh", "snrg")}
+    return SpectraBatch(0, arrays["flux"], arrays["ivar"], arrays["mask"], np.ones(len(rows), bool), columns)
+
+
+def emulated(columns: dict[str, NDArray[np.floating]], correction: EmulatorCorrection | None, pixels: int) -> NDArray:
+    """The same stars from the emulator, with abundances that are typical of their Teff, log g and [Fe/H]."""
+    emulator = GiantEmulator()
+    typical = draw_population(20_000, np.random.default_rng(0))
+    design = lambda x: np.stack([np.ones(len(x["teff"])), x["teff"] / 500, x["logg"], x["feh"]], axis=1)  # noqa: E731
+    known = design({name: getattr(typical, name) for name in ("teff", "logg", "feh")})
+    labels = {"teff": columns["teff"], "logg": columns["logg"], "mh": columns["feh"]}
+    for name, column in ABUNDANCES.items():
+        if name in emulator.label_names:
+            solution = np.linalg.lstsq(known, np.nan_to_num(getattr(typical, column)), rcond=None)[0]
+            labels[name] = design(columns) @ solution
+    spectra = emulator.spectra(emulator.complete(labels))
+    if correction is not None:
+        spectra = spectra * correction.factors(rest_wavelengths(), columns["teff"], columns["feh"])
+    found = np.zeros((len(spectra), pixels), np.float32)
+    found[:, :N_PIXELS] = at_rest(spectra)
+    return found
+
+
+def normalised(settings: PreprocessingSettings, flux: NDArray, ivar: NDArray, shift: NDArray) -> tuple:
+    """Wavelength, flux, noise and goodness as a bundle's preprocessing makes them."""
+    preprocessing = Preprocessing(settings)
+    result = preprocessing(flux, ivar, np.zeros(flux.shape, np.uint16), shift)
+    return preprocessing.wavelength, result.flux.numpy(), result.variance.sqrt().numpy(), result.good.numpy()
+
+
+def print_differences(stars: SpectraBatch, settings: PreprocessingSettings) -> None:
+    """Root mean square differences on giants that the correction was not measured on."""
+    pixels, survey = stars.flux.shape[1], load_survey("lamost-lrs")
+    good = np.flatnonzero(stars.columns["snrg"] > 60)
+    measured, unseen = good[: round(0.6 * len(good))], good[round(0.6 * len(good)) :]
+    given = settings.model_dump(exclude={"grid"})
+    part = _rows(stars, measured)
+    correction = measure_correction(part, survey.grid, given, emulated(dict(part.columns), None, pixels))
+    test = _rows(stars, unseen)
+    wavelength, real, noise, fine = normalised(settings, test.flux, test.ivar, redshift(test))
+    print(f"\nRMS difference in % on {len(unseen)} giants with S/N > 60; correction measured on {len(measured)} others")
+    columns = []
+    for table in (None, correction):
+        flux = emulated(dict(test.columns), table, pixels)
+        ivar = np.where(flux > 0, 1e6, 0).astype(np.float32)
+        _, model, _, kept = normalised(settings, flux, ivar, np.zeros(len(flux)))
+        columns.append(np.where(fine & kept, real - model, np.nan))
+    columns.append(np.where(fine, noise, np.nan))
+    print(f"{'Å':>12s} {'emulated':>9s} {'corrected':>9s} {'noise':>9s}")
+    for low, high in zip(REGIONS[:-1], REGIONS[1:], strict=True):
+        inside = (wavelength >= low) & (wavelength < high)
+        values = [100 * np.sqrt(np.nanmean(column[:, inside] ** 2)) for column in columns]
+        print(f"{low:>6d}-{high:<5d} " + " ".join(f"{value:9.1f}" for value in values))
+
+
+def print_predictions(stars: SpectraBatch, bundle: str) -> None:
+    """Ages, masses and novelty of the real giants."""
+    model = load_model(find_bundle(bundle, Path()))
+    found = model.predict(stars, InferenceSettings(device="cpu"))
+    about = model.bundle.description
+    inside = np.ones(len(stars), bool)
+    for name, (low, high) in about.domain.items():
+        inside &= (stars.columns[name] >= low) & (stars.columns[name] <= high)
+    print(f"\n{about.name} {about.version}: {len(stars)} real giants, {inside.sum()} of them within the domain")
+    for text, chosen in (("all", np.ones(len(stars), bool)), ("within the domain", inside)):
+        answered = chosen & np.isfinite(found["age"])
+        novelty = found["novelty"][chosen]
+        print(f"{text}: {answered.sum()} of {chosen.sum()} have an age; novelty above {about.novelty_limit}: "
+              f"{(novelty > about.novelty_limit).sum()}, median {np.nanmedian(novelty):.2f}")  # fmt: skip
+        for name, unit in (("age", "Gyr"), ("mass", "solMass")):
+            spread = np.quantile(found[name][answered], [0.16, 0.5, 0.84])
+            print(f"  {name}: 16, 50, 84 % at {', '.join(f'{v:.2f}' for v in spread)} {unit}")
+        ranks = [_rank_correlation(found["age"][answered], stars.columns[n][answered]) for n in ("teff", "logg", "feh")]
+        print("  rank correlation of age with teff, logg, feh: " + ", ".join(f"{value:+.2f}" for value in ranks))
+    bright = stars.columns["snrg"] > 60
+    novelty = found["novelty"][bright]
+    print(
+        f"S/N > 60: {(novelty > about.novelty_limit).sum()} of {bright.sum()} above, median {np.nanmedian(novelty):.2f}"
+    )
+
+
+def _rows(stars: SpectraBatch, rows: NDArray[np.integer]) -> SpectraBatch:
+    columns = {name: values[rows] for name, values in stars.columns.items()}
+    return SpectraBatch(0, stars.flux[rows], stars.ivar[rows], stars.mask[rows], stars.usable[rows], columns)
+
+
+def _rank_correlation(one: NDArray, other: NDArray) -> float:
+    return float(np.corrcoef(np.argsort(np.argsort(one)), np.argsort(np.argsort(other)))[0, 1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--bundle", default="spt-lamost")
+    parser.add_argument("--table", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    stars = giants(options.data)
+    used = load_model(find_bundle(options.bundle, Path())).bundle.description.preprocessing
+    fields = {name: used[name] for name in PreprocessingSettings.model_fields if name in used and name != "grid"}
+    survey = load_survey("lamost-lrs")
+    settings = PreprocessingSettings.model_validate({"grid": GridSettings.of(survey.grid), **fields})
+    print_differences(stars, settings)
+    print_predictions(stars, options.bundle)
+    if options.table:
+        good = _rows(stars, np.flatnonzero(stars.columns["snrg"] > 30))
+        given = settings.model_dump(exclude={"grid"})
+        found = measure_correction(good, survey.grid, given, emulated(dict(good.columns), None, good.flux.shape[1]))
+        shipped = load_correction()
+        at = found.log10_wavelength
+        middle = np.interp(at, shipped.log10_wavelength, shipped.terms[0])
+        print(f"\ncorrection of {len(good)} giants: RMS {100 * found.terms[0].std():.2f} %, "
+              f"difference from the shipped one {100 * (found.terms[0] - middle).std():.2f} %")  # fmt: skip
+        save_correction(found, options.table)
+
+
+if __name__ == "__main__":
+    main()
