@@ -9,6 +9,7 @@ giants against the survey's own parameters. ``--table`` measures the correction 
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def print_differences(stars: SpectraBatch, settings: PreprocessingSettings) -> N
         columns.append(np.where(fine & kept, real - model, np.nan))
     columns.append(np.where(fine, noise, np.nan))
     print(f"{'Å':>12s} {'emulated':>9s} {'corrected':>9s} {'noise':>9s}")
-    for low, high in zip(REGIONS[:-1], REGIONS[1:], strict=True):
+    for low, high in itertools.pairwise(REGIONS):
         inside = (wavelength >= low) & (wavelength < high)
         values = [100 * np.sqrt(np.nanmean(column[:, inside] ** 2)) for column in columns]
         print(f"{low:>6d}-{high:<5d} " + " ".join(f"{value:9.1f}" for value in values))
