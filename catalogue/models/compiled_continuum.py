@@ -91,10 +91,11 @@ def _divide(
 
 
 @numba.njit(nogil=True)
-def _count_bad(ivar: _Array, mask: _Array, target: Any) -> int:
+def _count_bad(flux: _Array, ivar: _Array, mask: _Array, target: Any) -> int:
     bad = 0
     for i in range(len(ivar)):
-        bad += (ivar[i] <= 0) | ((mask[i] & target) != 0)
+        # A flux that is not a number differs from itself.
+        bad += (ivar[i] <= 0) | (flux[i] != flux[i]) | ((mask[i] & target) != 0)
     return bad
 
 
@@ -142,7 +143,7 @@ def normalise_chip(
         star_flux, star_ivar = flux[star], ivar[star]
         star_mask, star_out = mask[star][first : first + width], out[star][begin : begin + width]
         # In order, which also brings the pixels that the fit picks into the cache.
-        bad[star] += _count_bad(star_ivar[first : first + width], star_mask, target)
+        bad[star] += _count_bad(star_flux[first : first + width], star_ivar[first : first + width], star_mask, target)
         for i in range(len(index)):
             values[i] = star_flux[index[i]]
             weights[i] = star_ivar[index[i]]
