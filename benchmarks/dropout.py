@@ -25,7 +25,6 @@ from torch import nn
 
 from catalogue.models import InferenceSettings, SpectraBatch, find_bundle, load_model
 from catalogue.models.base import NetworkInputs
-from catalogue.models.components import band_noise
 from catalogue.models.dropout import Dropout
 from catalogue.models.granules import map_granules
 from catalogue.models.spt import SpectralTransformer
@@ -45,24 +44,14 @@ def plain_network(network: nn.Module) -> nn.Module:
 
 
 class FromPixels(nn.Module):
-    """Filling of bad pixels, PCA and network, as a model in one piece would be written."""
+    """From normalised pixels to the network's outputs, as a model in one piece would be written."""
 
     def __init__(self, inputs: NetworkInputs, network: nn.Module) -> None:
         super().__init__()
-        arrays = {name: torch.from_numpy(np.array(value)) for name, value in inputs.arrays().items()}
-        self.components, self.scale = arrays["inputs.components"], arrays["inputs.component_scale"]
-        settings = inputs.settings()
-        self.refinements, self.noise_bands = settings["refinements"], settings["noise_bands"]
-        self.network = network
+        self.inputs, self.network = inputs, network
 
     def forward(self, pixels, good, noise):
-        coefficients = pixels @ self.components.T
-        for _ in range(self.refinements):
-            coefficients = torch.where(good, pixels, coefficients @ self.components) @ self.components.T
-        features = coefficients / self.scale
-        if self.noise_bands:
-            features = torch.cat([features, band_noise(noise, good, self.noise_bands)], dim=1)
-        return self.network(features)
+        return self.network(self.inputs.features(pixels, good, noise))
 
 
 def loop(forward: nn.Module, inputs: tuple[torch.Tensor, ...], passes: int, batch: int) -> torch.Tensor:
