@@ -84,9 +84,9 @@ def print_differences(stars: SpectraBatch, settings: PreprocessingSettings) -> N
     good = np.flatnonzero(stars.columns["snrg"] > 60)
     measured, unseen = good[: round(0.6 * len(good))], good[round(0.6 * len(good)) :]
     given = settings.model_dump(exclude={"grid"})
-    part = _rows(stars, measured)
+    part = stars.take(measured)
     correction = measure_correction(part, survey.grid, given, emulated(dict(part.columns), None, pixels))
-    test = _rows(stars, unseen)
+    test = stars.take(unseen)
     wavelength, real, noise, fine = normalised(settings, test.flux, test.ivar, redshift(test))
     print(f"\nRMS difference in % on {len(unseen)} giants with S/N > 60; correction measured on {len(measured)} others")
     columns = []
@@ -129,11 +129,6 @@ def print_predictions(stars: SpectraBatch, bundle: str) -> None:
     )
 
 
-def _rows(stars: SpectraBatch, rows: NDArray[np.integer]) -> SpectraBatch:
-    columns = {name: values[rows] for name, values in stars.columns.items()}
-    return SpectraBatch(0, stars.flux[rows], stars.ivar[rows], stars.mask[rows], stars.usable[rows], columns)
-
-
 def _rank_correlation(one: NDArray, other: NDArray) -> float:
     return float(np.corrcoef(np.argsort(np.argsort(one)), np.argsort(np.argsort(other)))[0, 1])
 
@@ -153,7 +148,7 @@ def main() -> None:
     print_differences(stars, settings)
     print_predictions(stars, options.bundle)
     if options.table:
-        good = _rows(stars, np.flatnonzero(stars.columns["snrg"] > 30))
+        good = stars.take(np.flatnonzero(stars.columns["snrg"] > 30))
         given = settings.model_dump(exclude={"grid"})
         found = measure_correction(good, survey.grid, given, emulated(dict(good.columns), None, good.flux.shape[1]))
         shipped = load_correction()

@@ -41,6 +41,8 @@ TRAINING_PATHS = (
     "oscillations",
     "simulation.apokasc",
     "simulation.labels",
+    "companions.apokasc",
+    "companions.labels",
     "simulation.pixel_statistics",
 )
 

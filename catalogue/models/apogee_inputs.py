@@ -132,7 +132,7 @@ class ApogeeInputs(NetworkInputs):
         flux, ivar, mask = spectra.flux, spectra.ivar, spectra.mask
         normalised, fraction = self._continuum.normalise(flux, ivar, mask)
         target = mask.dtype.type(sum(1 << bit for bit in self._settings.target_bits))
-        good = cut_gaps(ivar > 0) & cut_gaps((mask & target) == 0)
+        good = cut_gaps((ivar > 0) & np.isfinite(flux)) & cut_gaps((mask & target) == 0)
         noise = self._noise(flux, ivar, normalised, good)
         return PreparedSpectra(
             self.normalise(normalised),

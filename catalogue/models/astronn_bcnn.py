@@ -135,7 +135,7 @@ class AstroNNBayesian(Model, Trainable):
     """Age and mass of APOGEE giants with model and predictive errors."""
 
     kind: ClassVar[str] = "astronn_bcnn"
-    inference_version: ClassVar[int] = 2
+    inference_version: ClassVar[int] = 3
     inputs: ClassVar[tuple[str, ...]] = ()
     labels: ClassVar[tuple[Label, ...]] = (
         Label(name="age", unit="Gyr", description="stellar age"),
@@ -251,7 +251,9 @@ class AstroNNBayesian(Model, Trainable):
     def start(cls, architecture: Mapping[str, Any], network: nn.Module, mean_labels: Tensor) -> None:
         """Set the bias of the label head, as labels are not centred and a mass is some seven units."""
         softplus = AstroNNArchitecture.model_validate(dict(architecture)).activation == "softplus"
-        bias = torch.log(torch.expm1(mean_labels)) if softplus else mean_labels
+        # the inverse of softplus, written so that a large mean does not overflow
+        mean = mean_labels.clamp(min=1e-3)
+        bias = mean + torch.log(-torch.expm1(-mean)) if softplus else mean_labels
         cast(AstroNNNetwork, network).output.bias.data.copy_(bias)
 
     @classmethod

@@ -18,6 +18,7 @@ from catalogue.models.bundle import Bundle, Description, Label
 from catalogue.spectra.primitives import PixelGrid
 
 if TYPE_CHECKING:  # torch takes a second to import, which a run with nothing to do does not have
+    import torch
     from torch import Tensor, nn
 
 
@@ -175,6 +176,10 @@ class NetworkInputs(ABC):
     @abstractmethod
     def n_features(self) -> int:
         """Width of what :meth:`features` returns, the network's input."""
+
+    @abstractmethod
+    def on(self, device: torch.device) -> NetworkInputs:
+        """The same inputs on a device."""
 
     @abstractmethod
     def prepare(self, spectra: SpectraBatch) -> PreparedSpectra:

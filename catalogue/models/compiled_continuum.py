@@ -94,8 +94,9 @@ def _divide(
 def _count_bad(flux: _Array, ivar: _Array, mask: _Array, target: Any) -> int:
     bad = 0
     for i in range(len(ivar)):
-        # A flux that is not a number differs from itself.
-        bad += (ivar[i] <= 0) | (flux[i] != flux[i]) | ((mask[i] & target) != 0)
+        # Of a flux that is not finite the product with zero is not a number, which differs from itself.
+        empty = flux[i] * np.float32(0.0)
+        bad += (ivar[i] <= 0) | (empty != empty) | ((mask[i] & target) != 0)
     return bad
 
 

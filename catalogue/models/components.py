@@ -68,6 +68,8 @@ class ComponentSettings(PreprocessingSettings):
     def _what_needs_what(self) -> ComponentSettings:
         if self.rejection is not None and not self.refinements:
             raise ValueError("rejection needs refinements, found 0")
+        if (self.passed_on or 0) > self.n_components:
+            raise ValueError(f"of {self.n_components} components {self.passed_on} cannot be passed on")
         if self.passed_on == 0 and not self.parameters:
             raise ValueError("a network needs an input: passed_on is 0 and there are no parameters")
         if self.parameters and not self.noise_bands:
@@ -130,12 +132,20 @@ class ComponentInputs(NetworkInputs):
         self._project_variance = Dense((components / scale[:, None]).square(), None, GRANULE_ROWS)
         self._passed_on = settings.n_components if settings.passed_on is None else settings.passed_on
         if settings.parameters:
+            ones = torch.ones(1, settings.n_components), torch.ones(1, settings.noise_bands)
+            wanted = (terms(*ones, settings.curved).shape[1], len(settings.parameters))
+            if (found := tuple(self.learnt.parameter_weights.shape)) not in (wanted, (0, 0)):
+                raise ValueError(f"parameter_weights: expected shape {wanted} from the settings, found {found}")
             self._estimate = Dense(self.learnt.parameter_weights.T.contiguous(), None, GRANULE_ROWS)
 
     @property
     def n_features(self) -> int:
         """Number of components passed on, noise bands and parameters."""
         return self._passed_on + self._settings.noise_bands + len(self._settings.parameters)
+
+    def on(self, device: torch.device) -> ComponentInputs:
+        """The same inputs on a device."""
+        return self if device == self.device else ComponentInputs(self._settings, self.learnt, device)
 
     def settings(self) -> dict[str, Any]:
         """Contents of ``preprocessing`` in ``model.json``."""
@@ -169,7 +179,7 @@ class ComponentInputs(NetworkInputs):
             rows = slice(index * GRANULE_ROWS, (index + 1) * GRANULE_ROWS)
             return self.standardise(spectra.flux[rows], spectra.ivar[rows], spectra.mask[rows], shifts[rows])
 
-        parts = map_granules(granule, -(-len(spectra) // GRANULE_ROWS))
+        parts = map_granules(granule, max(1, -(-len(spectra) // GRANULE_ROWS)))
         usable = torch.from_numpy(np.ascontiguousarray(spectra.usable)).to(self.device)
         joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(PreparedSpectra)}
         return PreparedSpectra(**{**joined, "usable": joined["usable"] & usable})

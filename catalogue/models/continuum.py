@@ -201,7 +201,7 @@ def _block_medians(flux: Tensor, count: Tensor) -> Tensor:
     """Median of the bins with good pixels of every block, NaN where a block has none."""
     flux = flux + (count / count - 1.0)
     padded = torch.nn.functional.pad(flux, (0, -flux.shape[1] % BLOCK_BINS), value=torch.nan)
-    return torch.nanmedian(padded.view(len(flux), -1, BLOCK_BINS), dim=2).values
+    return torch.nanmedian(padded.view(len(flux), padded.shape[1] // BLOCK_BINS, BLOCK_BINS), dim=2).values
 
 
 def _spline_basis(

@@ -327,7 +327,7 @@ class _Engine:
         apart = is_apart(device)
         self.device, self.places = device, Places()
         cpu = model._cpu_inputs
-        self.inputs = ComponentInputs(cpu._settings, cpu.learnt, device) if apart else cpu
+        self.inputs = cpu.on(device)
         network = copy.deepcopy(model._network) if apart else model._network
         self.passes = DropoutPasses(network, (self.inputs.n_features,), passes, seed, device)
         self.covariance = model.architecture.covariance

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ from catalogue.spectra.primitives import GRANULE_ROWS
 
 ON_THEIR_WAY = 3
 """Granules between the host and the device at a time."""
+
+_ON_DEVICE = threading.Lock()
 
 Load = Callable[[Rows], Sequence[NDArray[Any]]]
 Compute = Callable[..., Tensor]
@@ -159,7 +162,8 @@ def compute_granules(
     """
     rows = rows_together(device, granules)
     if is_apart(device):
-        with _full_precision():
+        # one at a time: lanes and precision are the process's
+        with _ON_DEVICE, _full_precision():
             convey(cuda_lanes(device), whole_granules(usable, rows), rows, load, compute, keep)
         return
 
@@ -173,9 +177,16 @@ def compute_granules(
     map_granules(lambda index: keep(wanted[index], granule(wanted[index]).numpy()), len(wanted))
 
 
-def _full_precision() -> contextlib.AbstractContextManager[None]:
-    """Without TF32, which cuDNN's convolutions would take otherwise, and with its deterministic algorithms only."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Without TF32, which convolutions take by default and products where asked, and with deterministic algorithms."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @dataclass

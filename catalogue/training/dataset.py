@@ -172,7 +172,8 @@ def redrawn(data: TrainingSet, rows: NDArray[np.integer], draws: int, seed: int)
         for part in np.split(np.arange(len(rows)), range(_BLOCK_ROWS, len(rows), _BLOCK_ROWS)):
             sigma = np.where(ivar[part] > 0, 1.0 / np.sqrt(np.where(ivar[part] > 0, ivar[part], 1.0)), 0.0)
             flux[part] = with_noise(data.noiseless[rows[part]], sigma, generator, data.observation)
-        yield replace(observed, flux=flux, ivar=ivar)
+        columns = {**observed.columns, "snrg": snrg / factor[:, 0]}
+        yield replace(observed, flux=flux, ivar=ivar, columns=columns)
 
 
 def simulate_apogee_set(configuration: ApogeeSimulation) -> TrainingSet:

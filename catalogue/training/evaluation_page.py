@@ -129,7 +129,9 @@ def _table(rows: list[Row], about: list[str]) -> str:
 
 def _prediction_plot(predictions: dict[str, NDArray[np.floating]], truth: NDArray[np.float64]) -> str:
     """Predicted against true values, and below them the relative error, as counts of spectra."""
-    names = [name for name in _LABELS if name in predictions]
+    names = [name for name in _LABELS if name in predictions and np.isfinite(predictions[name]).any()]
+    if not names:
+        return "<p>Nothing was predicted.</p>"
     figure = Figure(figsize=(5.2 * len(names), 6.2), layout="constrained")
     axes = figure.subplots(2, len(names), squeeze=False, sharex="col", height_ratios=(2, 1))
     for name, (upper, lower) in zip(names, axes.T, strict=True):

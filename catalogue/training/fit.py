@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -140,12 +141,13 @@ def fit(
     torch.manual_seed(settings.seed)
     chosen = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(chosen if settings.device == "auto" else settings.device)
-    data = _to(prepared, targets, device)
+    inputs, data = inputs.on(device), _to(prepared, targets, device)
     train = torch.from_numpy(np.asarray(train_rows)).to(device)
     loop = _Loop(trainable, architecture, inputs, data, settings, train)
     loop.redrawn = None if redrawn is None else redrawn.to(device)
     loop.plan(len(train))
-    state = _Checkpoint(checkpoint, loop) if checkpoint else None
+    learnt_from = _digest(inputs, targets, architecture, train_rows, validation_rows, redrawn)
+    state = _Checkpoint(checkpoint, loop, learnt_from) if checkpoint else None
     if state:
         state.load()
     for epoch in range(loop.epoch, settings.epochs):
@@ -300,13 +302,29 @@ def _augment(pixels: Tensor, good: Tensor, noise: Tensor, settings: FitSettings)
     return pixels, good, noise
 
 
+def _digest(
+    inputs: NetworkInputs,
+    targets: Targets,
+    architecture: Mapping[str, Any],
+    train_rows: NDArray[np.integer],
+    validation_rows: NDArray[np.integer],
+    redrawn: Tensor | None,
+) -> str:
+    """SHA-256 of what a fit learns from, so that none goes on with anything else."""
+    digest = hashlib.sha256(json.dumps([inputs.settings(), dict(architecture)], sort_keys=True, default=str).encode())
+    arrays = [*inputs.arrays().values(), targets.mean, targets.covariance, train_rows, validation_rows]
+    for array in [*arrays, *([] if redrawn is None else [redrawn.cpu().numpy()])]:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 class _Checkpoint:
     """State of a fit in a directory: safetensors and JSON, no pickle; the JSON is written last."""
 
-    def __init__(self, directory: Path, loop: _Loop) -> None:
+    def __init__(self, directory: Path, loop: _Loop, learnt_from: str) -> None:
         self.directory, self.loop = directory, loop
         directory.mkdir(parents=True, exist_ok=True)
-        self.settings = loop.settings.model_dump(mode="json")
+        self.settings = {**loop.settings.model_dump(mode="json"), "learnt_from": learnt_from}
 
     def save(self) -> None:
         loop = self.loop
@@ -340,7 +358,9 @@ class _Checkpoint:
             return
         numbers = json.loads(path.read_text())
         if numbers["settings"] != self.settings:
-            raise ValueError(f"{path}: is of a fit with other settings; remove {self.directory} to start anew")
+            raise ValueError(
+                f"{path}: is of a fit with other settings or other data; remove {self.directory} to start anew"
+            )
         loop = self.loop
         tensors = load_file(self.directory / numbers["tensors"], device=str(loop.device))
 

@@ -242,6 +242,10 @@ def train_on(
     scale = model.fit_labels(data.labels.physical()[learn])
     targets = _targets(configuration, data, used, learn, scale)
     learn_rows, stop_rows = (np.flatnonzero(np.isin(used, part) & usable) for part in (learn, stop))
+    if not len(learn_rows) or not len(stop_rows):
+        raise LabelError(
+            f"of {len(used)} spectra {usable.sum()} are usable in all observations: none is left to learn from"
+        )
     architecture = dict(configuration.architecture)
     if configuration.auxiliary:
         architecture["auxiliary"] = len(configuration.auxiliary)

@@ -133,7 +133,7 @@ def test_bad_fraction_counts_masked_and_empty_pixels(pixels):
     ivar = np.ones((3, 8575), "f4")
     mask = np.zeros((3, 8575), "u4")
     ivar[1, 246:3274] = 0
-    flux[0, 1000:1005] = np.nan
+    flux[0, 1000:1003], flux[0, 1003:1005] = np.nan, -np.inf
     mask[2, 300:310] = 1 << 12
     mask[2, 310:320] = 1 << 13
     mask[2, 0:100] = 1

@@ -177,3 +177,22 @@ def test_rejection_needs_a_second_look():
 def test_a_network_without_any_input_is_refused():
     with pytest.raises(ValueError, match="needs an input"):
         type(SETTINGS).model_validate({**SETTINGS.model_dump(), "passed_on": 0})
+
+
+def test_more_components_than_there_are_cannot_be_passed_on():
+    with pytest.raises(ValueError, match="of 5 components 6 cannot be passed on"):
+        type(SETTINGS).model_validate({**SETTINGS.model_dump(), "passed_on": 6})
+
+
+def test_a_regression_of_other_terms_is_refused(inputs):
+    settings = {**inputs.settings(), "noise_bands": 2, "parameters": ["teff"]}
+    arrays = {**inputs.arrays(), "inputs.parameter_weights": np.zeros((7, 1), np.float32)}
+    with pytest.raises(
+        ValueError, match=r"parameter_weights: expected shape \(\d+, 1\) from the settings, found \(7, 1\)"
+    ):
+        ComponentInputs.from_arrays(settings, arrays)
+
+
+def test_no_spectrum_at_all_is_prepared_to_nothing(inputs, stars):
+    prepared = inputs.prepare(stars.take(np.arange(0)))
+    assert prepared.pixels.shape == (0, inputs.learnt.mean.numel())

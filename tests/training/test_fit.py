@@ -77,6 +77,13 @@ def test_a_checkpoint_of_other_settings_is_refused(prepared, tmp_path):
         _fit(prepared, SETTINGS.model_copy(update={"learning_rate": 0.1}), checkpoint=tmp_path)
 
 
+def test_a_checkpoint_of_other_observations_is_refused(prepared, tmp_path):
+    draws = torch.zeros(2, 60, prepared[0].n_features)
+    _fit(prepared, SETTINGS, checkpoint=tmp_path, redrawn=draws)
+    with pytest.raises(ValueError, match="other data"):
+        _fit(prepared, SETTINGS, checkpoint=tmp_path, redrawn=draws + 1)
+
+
 def _training_set(stars=60):
     survey = SimpleNamespace(name="lamost-lrs", grid=LAMOST_GRID, columns=())
     labels = draw_population(stars, np.random.default_rng(0))
