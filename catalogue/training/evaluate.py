@@ -264,7 +264,9 @@ def _variants(
         tasks.append((f"{fraction:g} of the stars", configuration.training, train_rows[chosen]))
     rows: Rows = []
     for number, (name, training, chosen_rows) in enumerate(tasks):
-        trained = train_on(training, data, chosen_rows, folder / f"variant{number}", inputs=inputs)
+        same = training.preprocessing == configuration.training.preprocessing
+        learnt = inputs if same else learn_inputs(training, data.survey)
+        trained = train_on(training, data, chosen_rows, folder / f"variant{number}", inputs=learnt)
         predictions = predict_rows(trained.bundle.path, data.spectra.take(test_rows))
         rows.append({"variant": name, **summarise(predictions, data.labels.physical()[test_rows])})
         say(f"{name}: {rows[-1]}")

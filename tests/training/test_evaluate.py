@@ -69,3 +69,16 @@ def test_an_evaluation_that_is_broken_off_has_told_what_it_knew(stars, tmp_path)
         evaluate(None, EvaluationConfiguration(training=_configuration(), **_PARTS), tmp_path, stop)
     known = json.loads((tmp_path / "evaluation.json").read_text())
     assert [row["fold"] for row in known["methods"]] == [0, 0]
+
+
+def test_an_ablation_of_the_preprocessing_learns_its_inputs_anew(stars, tmp_path, monkeypatch):
+    learnt = []
+
+    def learn(training, survey):
+        learnt.append(training.preprocessing.get("n_components"))
+
+    monkeypatch.setattr(evaluation, "learn_inputs", learn)
+    few = {"few components": {"preprocessing": {"n_components": 3}}, "other loss": {"fit": {"loss": "mse"}}}
+    configuration = EvaluationConfiguration(training=_configuration(), folds=2, baselines=(), ablations=few)
+    evaluate(None, configuration, tmp_path)
+    assert learnt == [_configuration().preprocessing["n_components"], 3]
