@@ -71,6 +71,9 @@ def execute(
     except (Exception, SystemExit) as error:
         exception = f"{type(error).__name__}: {error}"
         payload = pickle.dumps(Failure(worker.address, cause_of(error), exception, traceback.format_exc()))
+        # An error that is part of a cycle lives until the collector comes by, and with it what its frames hold: the
+        # memory that the next attempt needs.
+        traceback.clear_frames(error.__traceback__)
     finally:
         if limited:
             faulthandler.cancel_dump_traceback_later()

@@ -53,7 +53,11 @@ def train(
     override: Overrides = None,
 ) -> None:
     """Train a model and write its bundle; an interrupted training goes on where it was."""
+    from pydantic import ValidationError
+
     from catalogue.config import load_section
+    from catalogue.training.emulator import EmulatorError
+    from catalogue.training.fit import CheckpointError
     from catalogue.training.labels import LabelError
     from catalogue.training.train import TrainingConfiguration
     from catalogue.training.train import train as train_model
@@ -61,7 +65,7 @@ def train(
     try:
         settings = load_section(TrainingConfiguration, configuration, override, paths=TRAINING_PATHS)
         path = train_model(settings, bundle, _print_epoch)
-    except (ConfigurationError, LabelError) as error:
+    except (ConfigurationError, EmulatorError, LabelError, CheckpointError, ValidationError) as error:
         refuse(error)
     except OSError as error:
         refuse(f"{error.strerror}: {error.filename}", 1)
@@ -79,8 +83,11 @@ def evaluate(
     override: Overrides = None,
 ) -> None:
     """Measure a training configuration on stars it has not seen, beside its baselines."""
+    from pydantic import ValidationError
+
     from catalogue.config import load_section
     from catalogue.models import BundleError, find_bundle
+    from catalogue.training.emulator import EmulatorError
     from catalogue.training.evaluate import EvaluationConfiguration
     from catalogue.training.evaluate import evaluate as evaluate_bundle
     from catalogue.training.labels import LabelError
@@ -90,6 +97,6 @@ def evaluate(
         settings = load_section(EvaluationConfiguration, configuration, override, paths=paths)
         path = None if bundle == "-" else find_bundle(bundle, Path.cwd())
         evaluate_bundle(path, settings, directory, _print_epoch)
-    except (ConfigurationError, LabelError, BundleError) as error:
+    except (ConfigurationError, EmulatorError, LabelError, BundleError, ValidationError) as error:
         refuse(error)
     console.print(str(directory.resolve()), highlight=False)

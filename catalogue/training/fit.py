@@ -24,6 +24,10 @@ Progress = Callable[[int, int, float], None]
 """Called after every epoch with (epoch, epochs, validation loss)."""
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that this fit cannot go on from."""
+
+
 class FitSettings(BaseModel):
     """How a network is fitted.
 
@@ -358,8 +362,9 @@ class _Checkpoint:
             return
         numbers = json.loads(path.read_text())
         if numbers["settings"] != self.settings:
-            raise ValueError(
-                f"{path}: is of a fit with other settings or other data; remove {self.directory} to start anew"
+            raise CheckpointError(
+                f"{path}: is of a fit with other settings or other data, or of inputs computed on another number of "
+                f"threads; remove {self.directory} to start anew"
             )
         loop = self.loop
         tensors = load_file(self.directory / numbers["tensors"], device=str(loop.device))

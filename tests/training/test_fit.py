@@ -13,7 +13,7 @@ from catalogue.models.spt import SpectralTransformer
 from catalogue.training import train as training
 from catalogue.training.dataset import TrainingSet
 from catalogue.training.evaluate import summarise
-from catalogue.training.fit import FitSettings, Targets, _Loop, _to, fit
+from catalogue.training.fit import CheckpointError, FitSettings, Targets, _Loop, _to, fit
 from catalogue.training.labels import LabelError
 from catalogue.training.population import draw_population
 from catalogue.training.simulate import repeat_visits
@@ -73,14 +73,14 @@ def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(prepared, tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_refused(prepared, tmp_path):
     _fit(prepared, SETTINGS, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(CheckpointError, match="other settings"):
         _fit(prepared, SETTINGS.model_copy(update={"learning_rate": 0.1}), checkpoint=tmp_path)
 
 
 def test_a_checkpoint_of_other_observations_is_refused(prepared, tmp_path):
     draws = torch.zeros(2, 60, prepared[0].n_features)
     _fit(prepared, SETTINGS, checkpoint=tmp_path, redrawn=draws)
-    with pytest.raises(ValueError, match="other data"):
+    with pytest.raises(CheckpointError, match="other data"):
         _fit(prepared, SETTINGS, checkpoint=tmp_path, redrawn=draws + 1)
 
 
