@@ -83,7 +83,7 @@ def _replace_parent(run: Run, parent: Path) -> None:
 def reuse_for(run: Run) -> tuple[str, str] | None:
     """Store and parent table whose rows may be taken over, or None."""
     directory = run.directory
-    if directory.earlier_spectra.is_dir() and directory.earlier_parent.is_file():
+    if (directory.earlier_spectra / "zarr.json").is_file() and directory.earlier_parent.is_file():
         return str(directory.earlier_spectra), str(directory.earlier_parent)
     return None
 

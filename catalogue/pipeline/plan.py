@@ -1,4 +1,4 @@
-"""What is done, what is not, and why: read from records alone."""
+"""What is done, what is not, and why: read from records, and from whether the files that they name are there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from catalogue.models import inference_version
 from catalogue.pipeline.manifest import Manifest
-from catalogue.pipeline.records import Record, read_record
+from catalogue.pipeline.records import Record, read_record, record_with_files
 from catalogue.pipeline.run import AppliedModel, Run
 from catalogue.spectra.ingest import input_digest
 from catalogue.spectra.paths import SpectraRoot
@@ -97,7 +97,7 @@ def plan_ingest(run: Run, manifest: Manifest, parent: Path, rescan: bool = False
     root = SpectraRoot(run.configuration.spectra.root)
     units = []
     for number, start, stop in manifest.units:
-        record = read_record(run.directory.ingest_records, number)
+        record = record_with_files(run.directory.ingest_records, number, run.directory.spectra)
         layout = f"{start}:{stop}:{manifest.chunk_rows}:{manifest.unit_rows}"
         inputs = {"survey": survey, "layout": layout, "parent": manifest.parent}
         if record is not None and not compare and record.inputs.get("parent") == manifest.parent:
@@ -111,9 +111,10 @@ def plan_ingest(run: Run, manifest: Manifest, parent: Path, rescan: bool = False
 def plan_infer(run: Run, model: AppliedModel, ingest: StagePlan) -> StagePlan:
     """Plan of the inference stage of one model, given the ingest stage."""
     version = f"{model.bundle.kind}/{inference_version(model.bundle.kind)}"
+    records, store = run.directory.infer_records(model.identity), run.directory.predictions(model.identity)
     units = []
     for source in ingest.units:
-        record = read_record(run.directory.infer_records(model.identity), source.unit)
+        record = record_with_files(records, source.unit, store)
         if source.state != "done" or source.record is None:
             units.append(UnitPlan(source.unit, source.start, source.stop, "waiting", (), {}, record))
             continue

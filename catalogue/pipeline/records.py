@@ -131,6 +131,24 @@ def read_record(directory: Path, unit: int) -> Record | None:
         return None
 
 
+def record_with_files(directory: Path, unit: int, store: Path) -> Record | None:
+    """:func:`read_record`, or None too if a file that the record names is gone or empty.
+
+    File systems for scratch data remove what is old file by file, and a missing chunk reads as rows without values.
+    """
+    record = read_record(directory, unit)
+    if record is not None and not all(_has_content(f"{store}/{name}") for name in ("zarr.json", *record.files)):
+        return None
+    return record
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0  # noqa: PTH116 - Path objects cost more than the call
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def digest_of(*parts: object) -> str:
     """SHA-256, hexadecimal, of the JSON of ``parts`` with sorted keys."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

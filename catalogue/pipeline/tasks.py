@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from catalogue.models import InferenceSettings, Model, SpectraBatch, load_model
 from catalogue.pipeline.faults import fault_point
 from catalogue.pipeline.file_digests import file_digests, files_of_unit
-from catalogue.pipeline.records import Record, read_record, remove_record, write_record
+from catalogue.pipeline.records import Record, record_with_files, remove_record, write_record
 from catalogue.spectra.ingest import ingest_unit, input_digest
 from catalogue.spectra.paths import SpectraRoot
 from catalogue.spectra.primitives import is_usable
@@ -81,7 +81,7 @@ class InferTask:
 def ingest(task: IngestTask) -> UnitSummary:
     """Read the files of a unit into the store and record it."""
     began = time.perf_counter()
-    done = _done_before(task.records, task.unit, task.inputs)
+    done = _done_before(task.records, task.unit, task.inputs, task.store)
     if done is not None:
         return UnitSummary(task.unit, task.stop - task.start, done.seconds, dict(done.counts))
     fault_point("ingest", task.unit, "before")
@@ -125,7 +125,9 @@ def infer(task: InferTask, halvings: int = 0) -> UnitSummary:
         halved, which never changes a result on the CPU.
     """
     began = time.perf_counter()
-    parts = [part for part in task.models if _done_before(part.records, task.unit, part.inputs) is None]
+    parts = [
+        part for part in task.models if _done_before(part.records, task.unit, part.inputs, part.predictions) is None
+    ]
     if not parts:
         return UnitSummary(task.unit, task.stop - task.start, 0.0, {})
     fault_point("infer", task.unit, "before")
@@ -195,9 +197,9 @@ def content_digest(columns: dict[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _done_before(records: str, unit: int, inputs: dict[str, str]) -> Record | None:
+def _done_before(records: str, unit: int, inputs: dict[str, str], store: str) -> Record | None:
     """Record of an attempt whose answer was lost on its way to the driver, as when its worker died just afterwards."""
-    record = read_record(Path(records), unit)
+    record = record_with_files(Path(records), unit, Path(store))
     return record if record is not None and inputs.items() <= record.inputs.items() else None
 
 

@@ -55,6 +55,7 @@ class EarlierRows:
 
     def __init__(self, store: Path, parent: Path, survey: Survey, key: str) -> None:
         self._parent = parent
+        self._store = store
         self._group = open_store(store)
         facts = self._group.attrs
         same = (facts["survey"], facts["reader_version"], facts["grid"], facts["key"]) == (
@@ -120,7 +121,10 @@ class EarlierRows:
         start = number * self._chunk_rows
         stop = min(start + self._chunk_rows, int(self._group["flux"].shape[0]))  # type: ignore[union-attr]
         unit = chunk.unit
-        earlier = read_rows(self._group, [*unit.columns, "status", "reason", *SIGNATURES], start, stop)
+        per_row = [*unit.columns, "status", "reason", *SIGNATURES]
+        if not self._has_chunks(per_row, start):
+            return set()
+        earlier = read_rows(self._group, per_row, start, stop)
         earlier["path"] = read_parent_columns(self._parent, ["path"], start, stop)["path"]
         at = there - start
         from_file = {column.name for column in unit.from_file}
@@ -135,11 +139,13 @@ class EarlierRows:
         here, at = here[same], at[same]
         if not len(here):
             return set()
+        status = earlier["status"][at]
+        was_usable = is_usable(status)
+        if was_usable.any() and not self._has_chunks(("flux", "ivar"), start):
+            return set()
         for name in from_file:
             unit.columns[name][chunk.offset + here] = earlier[name][at]
-        status = earlier["status"][at]
         unit.status[chunk.offset + here] = np.where(status == RowStatus.DUPLICATE, RowStatus.OK, status)
-        was_usable = is_usable(status)
         unit.reason[chunk.offset + here[~was_usable]] = earlier["reason"][at[~was_usable]]
         for column, name in enumerate(SIGNATURES):
             unit.signature[chunk.offset + here, column] = earlier[name][at]
@@ -147,6 +153,15 @@ class EarlierRows:
             for name in PIXEL_ARRAYS:
                 getattr(chunk, name)[here] = read_rows(self._group, [name], start, stop)[name][at]
         return set(here.tolist())
+
+    def _has_chunks(self, names: Sequence[str], row: int) -> bool:
+        """Whether the chunks of a row are on disk; a missing one would be read as rows without values."""
+        for name in names:
+            array: Any = self._group[name]
+            tail = ("0",) * (array.ndim - 1)
+            if not self._store.joinpath(array.name.strip("/"), "c", str(row // array.chunks[0]), *tail).is_file():
+                return False
+        return True
 
 
 def _signature(root: SpectraRoot, path: str) -> tuple[int, int] | None:

@@ -150,6 +150,32 @@ def test_reordered_or_removed_rows_are_matched_by_key(built, tmp_path, client, c
     assert sum(unit.record.reused for unit in units) == sum(not row.endswith(",") for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("lost", "units"),
+    [
+        ("spectra.zarr/flux/c/1/0", (1, 0)),
+        ("spectra.zarr/status/c/0", (1, 0)),
+        ("spectra.zarr/zarr.json", (4, 0)),
+        ("predictions/*.zarr/age/c/2", (0, 1)),
+        ("predictions/*.zarr/zarr.json", (0, 4)),
+        ("predictions", (0, 4)),
+    ],
+)
+def test_what_a_file_system_has_removed_for_its_age_is_made_again(built, tmp_path, client, lost, units):
+    run = load(built)
+    [path] = run.directory.root.glob(lost)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (run.directory.root / "lamost_age_mass.fits").unlink()
+    found = plan(run)
+    assert (len(found.ingest.to_do), sum(stage.counts.get("new", 0) for stage in found.inferences.values())) == units
+    assert rerun(built, tmp_path, client) == units
+
+
+def test_a_chunk_that_a_crash_left_empty_is_made_again(built, tmp_path, client):
+    (load(built).directory.spectra / "ivar/c/0/0").write_bytes(b"")
+    assert rerun(built, tmp_path, client) == (1, 0)
+
+
 def test_a_run_moved_elsewhere_goes_on_there(built, tmp_path, client):
     shutil.move(tmp_path / "run", tmp_path / "moved")
     result = build(load(built, f"output.directory={tmp_path / 'moved'}"))

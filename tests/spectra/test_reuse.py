@@ -92,6 +92,16 @@ def test_nothing_is_taken_from_another_reader_version_or_an_unfinished_unit(
     assert sum(summary.n_reused for summary in copied.summaries) == 0
 
 
+@pytest.mark.parametrize("lost", ["flux/c/0", "status/c/0"])
+def test_rows_of_a_chunk_that_is_gone_are_read_from_their_files(survey, ingested, tmp_path, opened, lost):
+    holed = tmp_path / "holed.zarr"
+    shutil.copytree(ingested.store, holed)
+    shutil.rmtree(holed / lost) if (holed / lost).is_dir() else (holed / lost).unlink()
+    copied = run(survey, ingested.root, tmp_path / "a", reuse=replace(ingested, store=holed))
+    assert opened != []
+    assert copied.digests == ingested.digests
+
+
 def test_a_large_chunk_with_few_wanted_rows_is_not_decoded(survey, ingested, tmp_path, opened, monkeypatch):
     monkeypatch.setattr("catalogue.spectra.reuse._SMALL_CHUNK_ROWS", CHUNK - 1)
     row = ingested.statuses.index("OK")
