@@ -22,8 +22,8 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 }
 STRINGS = np.dtypes.StringDType()
 _MISSING_WORDS = ("", "nan", "null", "none", "na", "n/a", "--", "-", "\\n")
-_EXACT = 1 << 53
-"""Integers beyond this are not all representable in float64."""
+_EXACT = {pa.float16(): 1 << 11, pa.float32(): 1 << 24, pa.float64(): 1 << 53}
+"""Integers beyond this are not all representable in a type: an obsid in float32 is another star's."""
 _WHOLE = r"^([+-]?[0-9]+)(\.0*)?$"
 _PADDED = r"^\s*[+-]?0[0-9]+\s*$"
 
@@ -148,7 +148,7 @@ def _to_float(values: pa.Array, dtype: str, nulls: tuple[float, ...]) -> pa.Arra
 def _to_integer(values: pa.Array, dtype: str) -> pa.Array:
     if pa.types.is_floating(values.type):
         numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
-        bad = np.isfinite(numbers) & ((numbers != np.floor(numbers)) | (np.abs(numbers) > _EXACT))
+        bad = np.isfinite(numbers) & ((numbers != np.floor(numbers)) | (np.abs(numbers) > _EXACT[values.type]))
         bad |= np.isinf(numbers)
         if bad.any():
             row = int(bad.argmax())
