@@ -49,6 +49,7 @@ def build(
     text = yaml.safe_dump(json.loads(settings.model_dump_json()), sort_keys=False, allow_unicode=True)
     stop = _stop_on_signals()
     try:
+        _say_what_the_parent_lacks(run)
         result = build_run(
             run,
             allow_incomplete=allow_incomplete,
@@ -95,6 +96,14 @@ def _failures_of_clusters() -> tuple[type[Exception], ...]:
     from cluster import ClusterError
 
     return (ClusterError,)
+
+
+def _say_what_the_parent_lacks(run: Any) -> None:
+    from catalogue.pipeline.manifest import absent_columns
+
+    if absent := absent_columns(run):
+        text = f"{run.configuration.parent.path}: no column for {', '.join(absent)}: missing in every row"
+        errors.print(text, style="yellow", markup=False, highlight=False)
 
 
 def _print_outputs(run: Any, settings: RunConfiguration) -> None:
@@ -172,6 +181,7 @@ def plan(
     from catalogue.spectra.parent import ParentError
 
     try:
+        _say_what_the_parent_lacks(run)
         found = plan_run(run, rescan)
     except RunLocked as error:
         refuse(error, EXIT_LOCKED)

@@ -10,7 +10,9 @@ from pathlib import Path
 from catalogue.pipeline.records import DamagedFile, digest_of, read_json, write_json
 from catalogue.pipeline.run import Run
 from catalogue.spectra.parent import IMPORT_VERSION, import_parent
+from catalogue.spectra.parent_columns import unmatched_columns
 from catalogue.spectra.store import choose_chunk_rows, choose_unit_rows
+from catalogue.spectra.tables import open_table
 
 FORMAT = 1
 
@@ -133,6 +135,19 @@ def imported_parent(run: Run, earlier: Manifest | None) -> tuple[Manifest, Path]
         earlier.edition if earlier else "", earlier.epoch if earlier else 0,
     )  # fmt: skip
     return manifest, incoming
+
+
+def absent_columns(run: Run) -> list[str]:
+    """Survey columns that a run's products use and its parent table lacks: they are missing in every row.
+
+    Raises
+    ------
+    ParentError
+        If the parent table cannot be opened.
+    """
+    used = {name for product in run.products for name in product.required_names}
+    table = open_table(run.configuration.parent.path)
+    return [name for name in unmatched_columns(table, run.survey) if name in used]
 
 
 def _layout(run: Run, earlier: Manifest | None) -> tuple[int, int] | None:

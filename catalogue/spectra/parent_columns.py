@@ -121,6 +121,11 @@ def plan_import(
     return _with_types(plan, table)
 
 
+def unmatched_columns(table: TableSource, survey: Survey) -> list[str]:
+    """Columns that a survey takes from parent tables and ``table`` has under no known name: missing in every row."""
+    return [c.name for c in survey.columns if c.aliases and _first_match(c.aliases, table) is None]
+
+
 def _first_match(aliases: Sequence[str], table: TableSource) -> str | None:
     """First alias that the table has, as written or else ignoring case."""
     for alias in aliases:

@@ -12,6 +12,7 @@ from astropy.table import MaskedColumn, Table
 
 from catalogue.config import ConfigurationError
 from catalogue.pipeline.build import build
+from catalogue.pipeline.manifest import absent_columns
 from catalogue.pipeline.status import problems
 from catalogue.spectra.parent import ParentError
 from catalogue.spectra.primitives import RowStatus
@@ -196,3 +197,16 @@ def test_a_missing_parent_is_refused_by_key_and_path(tmp_path):
     assert result.returncode == 2
     assert "parent.path" in result.stderr
     assert str(Path("nowhere.csv")) in result.stderr
+
+
+def test_columns_that_the_parent_lacks_are_named_before_anything_is_done(tmp_path):
+    configuration = write_run(tmp_path, rows=4, missing=0.0, damaged=0.0)
+    run = load(configuration)
+    assert absent_columns(run) == []
+    table = parent_of(run)
+    table.rename_columns(["obsid", "teff"], ["uid", "teff_lasp"])
+    table.write(run.configuration.parent.path, format="ascii.csv", overwrite=True)
+    assert absent_columns(load(configuration, "parent.key=uid")) == ["obsid", "teff"]
+    told = command("plan", configuration, "--set", "parent.key=uid")
+    assert "no column for obsid, teff: missing in every row" in told.stderr
+    assert told.returncode == 4
