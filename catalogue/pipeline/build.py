@@ -1,8 +1,4 @@
-"""The main job: bring a run's directory from whatever state it is in to the finished catalogue.
-
-``cluster`` is imported where there is work for it: it brings Dask, which takes longer to import than a run with nothing
-to do takes to find that out.
-"""
+"""The main job: bring a run's directory from whatever state it is in to the finished catalogue."""
 
 from __future__ import annotations
 
@@ -10,13 +6,14 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from catalogue.models import InferenceSettings, model_class
 from catalogue.pipeline.file_digests import forget_layout, record_layout, record_missing_layouts
+from catalogue.pipeline.lazy_cluster import LazyCluster
 from catalogue.pipeline.lock import RunLock
 from catalogue.pipeline.manifest import (
     Manifest,
@@ -129,10 +126,12 @@ def build(
         sweep_partial_files(run.directory.root)
         manifest, known = _prepare(run, rescan)
         result = BuildResult(rows=manifest.n_rows)
-        with _LazyCluster(run, client) as workers:
+        with LazyCluster(run, client) as workers:
             ingest_plan = _do_ingest(run, manifest, known, workers, result, progress, stop, rescan)
             inferences = _do_infer(run, manifest, ingest_plan, workers, result, progress, stop)
-        _merge_all(run, manifest, ingest_plan, inferences, result, progress, allow_incomplete, configuration_text)
+        _merge_all(run, manifest, ingest_plan, inferences, result, progress, stop, allow_incomplete, configuration_text)
+        if not result.set_aside:
+            shutil.rmtree(run.directory.scratch, ignore_errors=True)
     return result
 
 
@@ -195,42 +194,11 @@ def _prepare(run: Run, rescan: bool) -> tuple[Manifest, StagePlan | None]:
     return manifest, plan if holds else None
 
 
-class _LazyCluster:
-    """The run's cluster, started when the first task needs it."""
-
-    def __init__(self, run: Run, client: Any) -> None:
-        self.run = run
-        self.client = client
-        self._context: Any = None
-
-    def __enter__(self) -> _LazyCluster:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._context is not None:
-            # All results are on disk: workers too busy to answer when they are told to go spoil nothing.
-            with suppress(TimeoutError):
-                self._context.__exit__(*error)
-            shutil.rmtree(self.run.directory.root / "scratch", ignore_errors=True)
-
-    def get(self) -> Any:
-        if self.client is None:
-            import cluster
-
-            configuration = self.run.configuration
-            scratch = self.run.directory.root / "scratch"
-            self._context = cluster.connect(
-                configuration.cluster, relative_to=Path.cwd(), scratch=scratch, workers=configuration.workers
-            )
-            self.client = self._context.__enter__()
-        return self.client
-
-
 def _do_ingest(
     run: Run,
     manifest: Manifest,
     known: StagePlan | None,
-    workers: _LazyCluster,
+    workers: LazyCluster,
     result: BuildResult,
     progress: Progress,
     stop: threading.Event,
@@ -263,7 +231,7 @@ def _do_infer(
     run: Run,
     manifest: Manifest,
     ingest_plan: StagePlan,
-    workers: _LazyCluster,
+    workers: LazyCluster,
     result: BuildResult,
     progress: Progress,
     stop: threading.Event,
@@ -327,7 +295,7 @@ def _run_stage(
     tasks: list[tuple[str, Callable[..., UnitSummary], tuple[Any, ...]]],
     units: Iterable[UnitPlan],
     stores: Iterable[Path],
-    workers: _LazyCluster,
+    workers: LazyCluster,
     result: BuildResult,
     progress: Progress,
     stop: threading.Event,
@@ -335,6 +303,8 @@ def _run_stage(
     """Run the tasks of a stage, given as name, function and arguments; returns how many were done."""
     if not tasks:
         return 0
+    if stop.is_set():
+        raise Interrupted(f"stopped before stage {name}: what is finished is kept")
     import cluster
 
     for store in stores:
@@ -367,6 +337,7 @@ def _merge_all(
     inferences: dict[str, StagePlan],
     result: BuildResult,
     progress: Progress,
+    stop: threading.Event,
     allow_incomplete: bool,
     configuration_text: str,
 ) -> None:
@@ -377,6 +348,12 @@ def _merge_all(
             continue
         began = time.perf_counter()
         with progress.stage(f"merge {product.name}", manifest.n_rows, None) as advance:
+
+            def on_rows(rows: int, advance: Callable[[int], None] = advance, name: str = product.name) -> None:
+                advance(rows)
+                if stop.is_set():
+                    raise Interrupted(f"stopped while {name} was written: all units are finished and kept")
+
             merged, collector = merge(
                 run,
                 product,
@@ -384,7 +361,7 @@ def _merge_all(
                 ingest_plan,
                 inferences,
                 allow_incomplete=allow_incomplete,
-                on_rows=advance,
+                on_rows=on_rows,
             )
         result.merged.append(merged)
         if run.configuration.output.report:

@@ -27,6 +27,11 @@ class RunDirectory:
         return self.root / "run.lock"
 
     @property
+    def scratch(self) -> Path:
+        """Credentials and logs of the cluster while a build lasts; logs also after one that failed."""
+        return self.root / "scratch"
+
+    @property
     def manifest(self) -> Path:
         """Row count, chunking and epoch."""
         return self.root / "manifest.json"

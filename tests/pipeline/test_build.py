@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from catalogue.pipeline.build import Interrupted, build, plan
 from catalogue.pipeline.lock import RunLocked
 from catalogue.pipeline.status import problems, run_status
 from catalogue.spectra.primitives import RowStatus
+from cluster import NoWorkersError
 from tests.factories.runs import load, output_digests, times_passed, write_fault_plan, write_run
 
 
@@ -170,6 +172,58 @@ def test_a_unit_that_kills_its_workers_is_set_aside_and_merge_refuses(undisturbe
     assert (np.asarray(table["STATUS"])[:64] != RowStatus.SET_ASIDE).all()
     assert np.isnan(np.asarray(table["Age"])[64:128]).all()
     assert fits.getheader(run.directory.root / "lamost_age_mass.fits", 1)["COMPLETE"] == "no"
+
+
+class StopAt:
+    """Progress that gives the order to stop when a stage begins."""
+
+    def __init__(self, name):
+        self.name = name
+        self.stop = threading.Event()
+
+    @contextmanager
+    def stage(self, name, rows, dashboard):
+        if name.startswith(self.name):
+            self.stop.set()
+        yield lambda rows: None
+
+
+def test_the_order_to_stop_is_heard_while_files_are_written(tmp_path, client):
+    run = load(write_run(tmp_path, rows=150))
+    ordered = StopAt("merge")
+    with pytest.raises(Interrupted, match="lamost_age_mass"):
+        build(run, client=client, progress=ordered, stop=ordered.stop)
+    assert not list(run.directory.root.glob("lamost_age_mass*"))
+    assert not run_status(run).stages[0].to_do
+
+
+def test_a_run_told_to_stop_before_its_first_unit_starts_no_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.connect", None)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted, match="before stage ingest"):
+        build(load(write_run(tmp_path, rows=10)), stop=stop)
+
+
+def test_the_logs_that_a_failed_run_names_stay_until_one_ends_well(tmp_path, client, monkeypatch):
+    @contextmanager
+    def failing(where, *, scratch, **settings):
+        for name in ("logs", "credentials"):
+            (scratch / name).mkdir(parents=True)
+        (scratch / "logs" / "worker.err").write_text("no such module")
+        raise NoWorkersError(f"look at the logs in {scratch / 'logs'}")
+        yield
+
+    run = load(write_run(tmp_path, rows=10))
+    monkeypatch.setattr("cluster.connect", failing)
+    with pytest.raises(NoWorkersError):
+        build(run)
+    assert [str(path.relative_to(run.directory.scratch)) for path in run.directory.scratch.rglob("*")] == [
+        "logs",
+        "logs/worker.err",
+    ]
+    build(run, client=client)
+    assert not run.directory.scratch.exists()
 
 
 def test_a_bundle_with_one_byte_changed_is_refused(tmp_path):

@@ -1,0 +1,58 @@
+"""The cluster of a build, started only if there is work for it.
+
+``cluster`` is imported then: it brings Dask, which takes longer to import than a run with nothing to do takes to find
+that out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from catalogue.pipeline.run import Run
+
+
+class LazyCluster:
+    """The run's cluster, started when the first task needs it, and ended with the context.
+
+    Parameters
+    ----------
+    run : Run
+    client : distributed.Client or None
+        A cluster that already runs, which is left as it is.
+    """
+
+    def __init__(self, run: Run, client: Any) -> None:
+        self.run = run
+        self.client = client
+        self._context: Any = None
+
+    def __enter__(self) -> LazyCluster:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._context is not None:
+            # All results are on disk: workers too busy to answer when they are told to go spoil nothing.
+            with suppress(TimeoutError):
+                self._context.__exit__(*error)
+            # The logs stay until a build ends well: the message of one that does not sends the reader there.
+            for entry in self.run.directory.scratch.glob("*/"):
+                if entry.name != "logs":
+                    shutil.rmtree(entry, ignore_errors=True)
+
+    def get(self) -> Any:
+        """Client of the cluster."""
+        if self.client is None:
+            import cluster
+
+            configuration = self.run.configuration
+            self._context = cluster.connect(
+                configuration.cluster,
+                relative_to=Path.cwd(),
+                scratch=self.run.directory.scratch,
+                workers=configuration.workers,
+            )
+            self.client = self._context.__enter__()
+        return self.client
