@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import yaml
-from astropy.table import Table
+from astropy.io import fits
+from astropy.table import MaskedColumn, Table
 
 from catalogue.models import load_model
 from catalogue.models.bundle import SHIPPED
 from catalogue.models.latent_network import LatentArchitecture
 from catalogue.pipeline.build import build, plan
+from catalogue.pipeline.verification import verify
 from catalogue.spectra.primitives import RowStatus
 from catalogue.spectra.store import read_rows
 from tests.factories.apogee import tiny_latent, write_apstar
@@ -106,6 +108,7 @@ def test_real_files_become_row_matched_catalogues(built, client):
     assert np.isfinite(z0[ROWS[1:]]).all()
     outside = np.asarray(ages["FLAG"]) >> 12 & 1
     assert outside[ROWS].tolist() == [1, 0, 0, 0]
+    assert verify(load(place / "run.yaml"), rows=len(parent)).findings == []
 
 
 @pytest.mark.parametrize("name", ["latent-age-apogee-simulated", "astronn-bcnn-apogee-simulated"])
@@ -144,6 +147,21 @@ def small_survey(place):
     }
     (place / "run.yaml").write_text(yaml.safe_dump(content))
     return place / "run.yaml"
+
+
+def test_a_sound_run_of_files_with_other_nulls_than_ours_is_not_called_damaged(tmp_path, client):
+    configuration = small_survey(tmp_path)
+    for path in sorted((tmp_path / "spectra").rglob("*.fits")):
+        with fits.open(path, mode="update") as hdus:
+            hdus[1].data[0, 4000:4003] = -np.nan, np.inf, -np.inf
+    run = load(configuration)
+    parent = Table.read(run.configuration.parent.path)
+    parent["TEFF_ERR"] = np.full(len(parent), -999.99, np.float32)
+    parent["NVISITS"] = MaskedColumn(np.arange(len(parent)), mask=parent["LOGG"] < 2, fill_value=999)
+    parent.write(run.configuration.parent.path, overwrite=True)
+    build(run, client=client)
+    assert np.isinf(read_rows(run.directory.spectra, ["flux"], 3, 4)["flux"]).sum() == 2
+    assert verify(run, rows=len(parent)).findings == []
 
 
 def test_a_loosened_selection_reads_only_the_files_that_are_new(tmp_path, client):

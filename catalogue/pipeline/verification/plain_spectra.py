@@ -46,6 +46,7 @@ def read_apogee(path: Path) -> Pixels | None:
         known = 0 < sigma < LARGEST_APOGEE_ERROR and (has_mask or flux[pixel] != 0)
         bits = int(third[pixel]) % 2**32 if has_mask else 0
         _place(grid, pixel, float(flux[pixel]), 1.0 / sigma**2 if known else 0.0, bits)
+        grid[0][pixel] = flux[pixel]  # infinite ones are kept, as everything is that the file has
     return grid if (grid[1] > 0).any() else None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 from astropy.io import fits
 
@@ -41,7 +42,13 @@ def rows_of_table(path: Path, rows: Sequence[int]) -> dict[int, Row]:
 def _fits_rows(path: Path, rows: Sequence[int]) -> dict[int, Row]:
     with fits.open(path, memmap=True) as hdus:
         table = next(hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU))
-        return {row: {name: table.data[row][name] for name in table.columns.names} for row in rows}
+        nulls = {column.name: column.null for column in table.columns if column.null not in (None, "")}
+
+        def cell(row: int, name: str) -> Any:
+            value = table.data[row][name]
+            return None if name in nulls and np.ndim(value) == 0 and value == nulls[name] else value
+
+        return {row: {name: cell(row, name) for name in table.columns.names} for row in rows}
 
 
 def _parquet_rows(path: Path, rows: Sequence[int]) -> dict[int, Row]:
