@@ -14,7 +14,6 @@ from rich.table import Table
 
 from catalogue.cli.terminal import (
     EXIT_INCOMPLETE,
-    EXIT_LOCKED,
     EXIT_TO_DO,
     Configuration,
     Overrides,
@@ -22,6 +21,7 @@ from catalogue.cli.terminal import (
     errors,
     load_run,
     refuse,
+    refusing,
 )
 from catalogue.config import RunConfiguration
 
@@ -40,30 +40,24 @@ def build(
     settings, run = load_run(configuration, overrides)
     from catalogue.pipeline.build import Interrupted
     from catalogue.pipeline.build import build as build_run
-    from catalogue.pipeline.lock import RunLocked
-    from catalogue.pipeline.manifest import ManifestError
     from catalogue.pipeline.merge import MergeRefused
     from catalogue.progress import terminal_progress
-    from catalogue.spectra.parent import ParentError
 
     text = yaml.safe_dump(json.loads(settings.model_dump_json()), sort_keys=False, allow_unicode=True)
     stop = _stop_on_signals()
     try:
-        _say_what_the_parent_lacks(run)
-        result = build_run(
-            run,
-            allow_incomplete=allow_incomplete,
-            rescan=rescan,
-            progress=terminal_progress(console),
-            stop=stop,
-            configuration_text=text,
-        )
-    except RunLocked as error:
-        refuse(error, EXIT_LOCKED)
+        with refusing():
+            _say_what_the_parent_lacks(run)
+            result = build_run(
+                run,
+                allow_incomplete=allow_incomplete,
+                rescan=rescan,
+                progress=terminal_progress(console),
+                stop=stop,
+                configuration_text=text,
+            )
     except _failures_of_tasks() as error:
         refuse(error, 1)
-    except (ParentError, ManifestError) as error:
-        refuse(error)
     except _failures_of_clusters() as error:
         refuse(error)
     except MergeRefused as error:
@@ -72,9 +66,6 @@ def build(
     except Interrupted as error:
         errors.print(f"{error}; run the same command again to go on", markup=False)
         raise typer.Exit(130) from None
-    except OSError as error:
-        reason = error.strerror or f"{type(error).__name__} {error}"
-        refuse(f"{reason}: {error.filename or run.directory.root}; nothing finished was lost", 1)
     if result.nothing_to_do:
         console.print(f"nothing to do: {result.rows:,} rows are up to date", highlight=False)
     _print_outputs(run, settings)
@@ -140,11 +131,14 @@ def status(
     from catalogue.pipeline.status import problems as problem_rows
     from catalogue.pipeline.status import run_status
 
-    if problems:
-        for problem in problem_rows(run):
-            typer.echo(f"{problem.row}\t{problem.key}\t{problem.status}\t{problem.reason}")
-        return
-    state = run_status(run)
+    with refusing():
+        if problems:
+            if not run.directory.spectra.is_dir():
+                refuse(f"{run.directory.root}: nothing has been read yet")
+            for problem in problem_rows(run):
+                typer.echo(f"{problem.row}\t{problem.key}\t{problem.status}\t{problem.reason}")
+            return
+        state = run_status(run)
     if state.manifest is None:
         console.print(f"{run.directory.root}: nothing has been started")
         return
@@ -177,16 +171,10 @@ def plan(
     """Say what a build would do and why; exit code 0 if nothing is to do, 4 otherwise."""
     _, run = load_run(configuration, override)
     from catalogue.pipeline.build import plan as plan_run
-    from catalogue.pipeline.lock import RunLocked
-    from catalogue.spectra.parent import ParentError
 
-    try:
+    with refusing():
         _say_what_the_parent_lacks(run)
         found = plan_run(run, rescan)
-    except RunLocked as error:
-        refuse(error, EXIT_LOCKED)
-    except ParentError as error:
-        refuse(error)
     _print_stages(found.stages)
     for name, to_write in found.products.items():
         console.print(f"{name}: {'will be written' if to_write else 'up to date'}", highlight=False)
@@ -206,14 +194,12 @@ def verify(
 ) -> None:
     """Compare everything on disk with its digests, and a sample of rows with the raw files."""
     _, run = load_run(configuration, override)
-    from catalogue.pipeline.lock import RunLocked
     from catalogue.pipeline.verification import NothingToVerify
     from catalogue.pipeline.verification import verify as verify_run
 
     try:
-        found = verify_run(run, rows=rows, seed=seed)
-    except RunLocked as error:
-        refuse(error, EXIT_LOCKED)
+        with refusing():
+            found = verify_run(run, rows=rows, seed=seed)
     except NothingToVerify as error:
         refuse(error)
     table = Table("what", "compared", "wrong", "not recorded", "", box=None)
@@ -237,13 +223,10 @@ def verify(
 def prune(configuration: Configuration, override: Overrides = None) -> None:
     """Remove predictions of models that the configuration does not use."""
     _, run = load_run(configuration, override)
-    from catalogue.pipeline.lock import RunLocked
     from catalogue.pipeline.prune import prune as prune_run
 
-    try:
+    with refusing():
         removed = prune_run(run)
-    except RunLocked as error:
-        refuse(error, EXIT_LOCKED)
     for path in removed:
         console.print(f"removed {path}", highlight=False)
     if not removed:

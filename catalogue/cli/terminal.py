@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -32,8 +34,32 @@ def load_run(path: Path, overrides: list[str] | None) -> tuple[RunConfiguration,
     """Configuration and run of a file; refuses one that is wrong."""
     from catalogue.pipeline.run import resolve_run
 
+    with refusing():
+        try:
+            configuration = load_run_configuration(path, overrides)
+            return configuration, resolve_run(configuration)
+        except ConfigurationError as error:
+            refuse(error)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Context in which what a command meets on disk ends it with a message and an exit code, not with a traceback."""
+    from catalogue.pipeline.lock import RunLocked
+    from catalogue.pipeline.manifest import ManifestError
+    from catalogue.spectra.parent import ParentError
+    from catalogue.spectra.store import StoreError
+
     try:
-        configuration = load_run_configuration(path, overrides)
-        return configuration, resolve_run(configuration)
-    except ConfigurationError as error:
+        yield
+    except RunLocked as error:
+        refuse(error, EXIT_LOCKED)
+    except (ManifestError, ParentError) as error:
         refuse(error)
+    except StoreError as error:
+        refuse(f"{error}; `catalogue verify` tells what to remove", 1)
+    except BrokenPipeError:
+        raise  # the reader of a pipe has enough
+    except OSError as error:
+        reason = error.strerror or f"{type(error).__name__} {error}"
+        refuse(f"{error.filename}: {reason}" if error.filename else reason, 1)

@@ -24,6 +24,8 @@ def prune(run: Run) -> list[Path]:
     RunLocked
         If a run owns the directory.
     """
+    if not run.directory.root.is_dir():
+        return []
     with RunLock(run.directory.lock):
         removed = unused_predictions(run)
         for path in removed:
