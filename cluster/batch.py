@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import re
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +51,7 @@ class BatchSettings(ClusterSettings):
     dashboard : str
         Address and port of the dashboard, on the machine where the command runs.
     lifetime, lifetime_stagger, drain : float or None
-        When workers leave [s]; None derives them from ``walltime``.
+        When workers leave [s]; None derives them from the walltime of the jobs.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -118,8 +121,10 @@ class BatchSettings(ClusterSettings):
 
     @property
     def lifetimes(self) -> Lifetime | None:
-        """When workers leave, or None without a walltime."""
-        derived = None if self.walltime is None else lifetime_below(seconds_of(self.walltime))
+        """When workers leave, or None where jobs have no walltime, here or in the site's Dask configuration."""
+        self._class()  # the defaults of dask-jobqueue are there once it is imported
+        walltime = self.walltime or dask.config.get(f"jobqueue.{self.kind}.walltime", None)
+        derived = None if walltime is None else lifetime_below(seconds_of(str(walltime)))
         if self.lifetime is None:
             return derived
         stagger = self.lifetime_stagger if self.lifetime_stagger is not None else self.lifetime / 20
@@ -142,6 +147,7 @@ class BatchSettings(ClusterSettings):
         if (lifetime := self.lifetimes) is not None:
             arguments += ["--lifetime", f"{lifetime.duration:.0f}s"]
             arguments += ["--lifetime-stagger", f"{lifetime.stagger:.0f}s"]
+        self._check_paths(scratch)
         return {
             "log_directory": str(scratch / "logs"),
             **given,
@@ -174,6 +180,7 @@ class BatchSettings(ClusterSettings):
         self._check_keywords(keywords)
         parameters = _parameters(self._class().job_cls)
         keywords = {name: value for name, value in keywords.items() if name in parameters}
+        log_directory = str(keywords.pop("log_directory"))
         protocol = "tls://" if self.tls else "tcp://"
         directory = self.passed_through.get("shared_temp_directory") or "<scratch>"
         files = {
@@ -182,13 +189,20 @@ class BatchSettings(ClusterSettings):
             "key": f"{directory}/<credentials>/key.pem",
         }
         security = SimpleNamespace(get_tls_config_for_role=lambda role: files) if self.tls else None
-        try:
-            job = self._class().job_cls(
-                f"{protocol}<scheduler>:<port>", name="<worker>", protocol=protocol, security=security, **keywords
-            )
-        except (ValueError, TypeError) as error:
-            raise ClusterError(f"a job of kind {self.kind!r} could not be written: {error}") from error
-        return str(job.job_script())
+        # dask-jobqueue makes the directory of the logs, which is not wanted of a command that only shows.
+        with tempfile.TemporaryDirectory() as stand_in:
+            try:
+                job = self._class().job_cls(
+                    f"{protocol}<scheduler>:<port>",
+                    name="<worker>",
+                    protocol=protocol,
+                    security=security,
+                    log_directory=stand_in,
+                    **keywords,
+                )
+            except (ValueError, TypeError) as error:
+                raise ClusterError(f"a job of kind {self.kind!r} could not be written: {error}") from error
+        return str(job.job_script()).replace(stand_in, log_directory)
 
     def _class(self) -> Any:
         try:
@@ -198,6 +212,16 @@ class BatchSettings(ClusterSettings):
                 f"a cluster of kind {self.kind!r} needs dask-jobqueue: install stellar-catalogue[hpc]"
             ) from error
         return getattr(dask_jobqueue, self.cluster_class)
+
+    def _check_paths(self, scratch: Path) -> None:
+        """Refuse paths that neither a job's directives nor its command would keep in one piece."""
+        defaults = {"log_directory": scratch, "shared_temp_directory": scratch, "python": sys.executable}
+        for name, value in {**defaults, "local_directory": "", **self.passed_through}.items():
+            if name in (*defaults, "local_directory") and re.search(r"[\s'\"\\]", str(value)):
+                raise ClusterError(
+                    f"{name}: expected a path without blanks, quotes and backslashes, which would break the job's "
+                    f"script, found {str(value)!r}; set {name} in the cluster file to another one"
+                )
 
     def _check_keywords(self, keywords: Mapping[str, Any]) -> None:
         cluster_class = self._class()

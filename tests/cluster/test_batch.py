@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import types
 
+import dask
 import pytest
 
 import cluster
@@ -43,6 +44,37 @@ def test_the_keys_of_dask_jobqueue_go_through_unchanged():
     assert arguments[0] == "python3"
     assert after(arguments, "--interface") == "ib0"
     assert after(arguments, "--local-directory") == "/local"
+
+
+def test_showing_the_script_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "#SBATCH -o <scratch>/logs/dask-worker-%J.out" in script_of()
+    assert "#SBATCH -o logs/dask-worker-%J.out" in script_of(log_directory="logs")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["slurm", "pbs"])
+def test_without_a_walltime_workers_leave_before_the_one_that_the_job_gets(kind):
+    script = cluster.job_script({"kind": kind, "memory": "4 GiB"})
+    assert "00:30:00" in script
+    assert 1200 < float(after(arguments_of(script), "--lifetime").rstrip("s")) < 1800
+    with dask.config.set({f"jobqueue.{kind}.walltime": "10:00:00"}):
+        script = cluster.job_script({"kind": kind, "memory": "4 GiB"})
+    assert float(after(arguments_of(script), "--lifetime").rstrip("s")) > 30000
+
+
+@pytest.mark.parametrize("name", ["log_directory", "shared_temp_directory", "python", "local_directory"])
+@pytest.mark.parametrize("path", ["/home/my files/x", "/home/o'neil/x", "/a\\b"])
+def test_a_path_that_would_break_the_script_is_refused_by_name(name, path):
+    with pytest.raises(ClusterError, match=rf"{name}: expected a path without blanks, quotes"):
+        script_of(**{name: path})
+
+
+def test_a_run_directory_with_a_blank_is_refused_before_a_job_is_submitted(tmp_path):
+    with pytest.raises(ClusterError, match=r"log_directory: .*set log_directory"):
+        Settings.model_validate(SLURM).job_keywords(tmp_path / "my run")
+    shown = Settings.model_validate({**SLURM, "log_directory": "/l", "shared_temp_directory": "/s"})
+    assert shown.job_keywords(tmp_path / "my run")["log_directory"] == "/l"
 
 
 def test_a_gpu_job_has_one_worker_with_all_its_cpus_for_the_libraries():
@@ -90,7 +122,8 @@ def test_the_lifetime_follows_from_the_walltime_unless_it_is_given():
     assert (after(arguments, "--lifetime"), after(arguments, "--lifetime-stagger")) == ("3240s", "180s")
     arguments = arguments_of(script_of(walltime="01:00:00", lifetime=1800, lifetime_stagger=60))
     assert (after(arguments, "--lifetime"), after(arguments, "--lifetime-stagger")) == ("1800s", "60s")
-    assert "--lifetime" not in arguments_of(script_of())
+    with dask.config.set({"jobqueue.slurm.walltime": None}):
+        assert "--lifetime" not in arguments_of(script_of())
 
 
 def test_a_misspelt_key_is_refused_with_the_keys_that_there_are():
