@@ -113,7 +113,7 @@ def build(
     Raises
     ------
     RunLocked
-        If another run owns the directory.
+        If another run owns the directory, or has taken it over because this one stood still for minutes.
     MergeRefused
         If units are missing and ``allow_incomplete`` is False.
     Interrupted
@@ -122,7 +122,7 @@ def build(
     progress = progress or Quiet()
     stop = stop or threading.Event()
     run.directory.root.mkdir(parents=True, exist_ok=True)
-    with RunLock(run.directory.lock):
+    with RunLock(run.directory.lock, stop.set):
         sweep_partial_files(run.directory.root)
         manifest, known = _prepare(run, rescan)
         result = BuildResult(rows=manifest.n_rows)

@@ -9,6 +9,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -27,34 +28,43 @@ class RunLock:
     """Context manager that holds ``run.lock``.
 
     On one host a lock is stale when its process has gone (its id may have been given to another process,
-    so its start time is compared too). Across hosts, where processes cannot be seen, it is stale when
-    its heartbeat is older than :data:`STALE_AFTER_SECONDS`. Neither depends on the clocks of the hosts,
+    so its start time is compared too). Across hosts and users, where processes may not be seen, it is stale
+    when its heartbeat is older than :data:`STALE_AFTER_SECONDS`. Neither depends on the clocks of the hosts,
     which may be wrong or set anew while a run lasts.
+
+    Parameters
+    ----------
+    path : Path
+    on_loss : callable
+        Called in another thread when the lock was taken over by another run, as after this one stood still for so
+        long on a suspended machine.
 
     Raises
     ------
     RunLocked
-        On entry, if a living run holds the lock.
+        On entry, if a living run holds the lock; on leaving, if another run has taken it over.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_loss: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self._on_loss = on_loss
+        self._content = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="run-lock heartbeat")
 
     def __enter__(self) -> RunLock:
-        content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(psutil.Process())})
+        self._content = json.dumps(
+            {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(psutil.Process())}
+        )
         for _ in range(2):
             try:
-                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                self._create()
             except FileExistsError:
                 owner = lock_owner(self.path)
                 if owner is not None:
                     raise RunLocked(f"{self.path.parent} is in use by {owner}") from None
                 self._remove_stale()
                 continue
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(content)
             self._thread.start()
             return self
         raise RunLocked(f"{self.path.parent} was taken by another run at this moment")
@@ -64,7 +74,24 @@ class RunLock:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        if self._is_lost():
+            raise RunLocked(
+                f"{self.path.parent} was taken over by {lock_owner(self.path) or 'another run'} while this one stood "
+                "still; what it had finished is kept"
+            ) from error
         self.path.unlink(missing_ok=True)
+
+    def _create(self) -> None:
+        descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(self._content)
+
+    def _is_lost(self) -> bool:
+        """Whether the lock names another run; where there is none, or no answer, nobody has taken it."""
+        try:
+            return self.path.read_text() not in ("", self._content)
+        except OSError:
+            return False
 
     def _remove_stale(self) -> None:
         """Take the lock away, and put it back if another run replaced the stale one in the meantime."""
@@ -80,17 +107,22 @@ class RunLock:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            try:
-                os.utime(self.path)
-            except FileNotFoundError:
+            if self._is_lost():
+                self._on_loss()
                 return
+            # A file system that fails for a while, as with a stale handle, is no reason to stop for good.
+            with contextlib.suppress(OSError):
+                try:
+                    os.utime(self.path)
+                except FileNotFoundError:
+                    self._create()
 
 
 def lock_owner(path: Path) -> str | None:
     """Host and process that hold the lock, or None if there is none or it is stale."""
     try:
         content = json.loads(path.read_text())
-        beaten = path.stat().st_mtime
+        facts = path.stat()
         host, pid, started = content["host"], int(content["pid"]), float(content["started"])
     except FileNotFoundError:
         return None
@@ -105,8 +137,9 @@ def lock_owner(path: Path) -> str | None:
         except FileNotFoundError:
             return None
     owner = f"process {pid} on {host}"
-    if host != socket.gethostname():
-        return None if _now_at(path.parent) - beaten > STALE_AFTER_SECONDS else owner
+    # Many login nodes hide the processes of other users.
+    if host != socket.gethostname() or facts.st_uid != os.getuid():
+        return None if _now_at(path.parent) - facts.st_mtime > STALE_AFTER_SECONDS else owner
     try:
         return owner if abs(_started(psutil.Process(pid)) - started) < _START_TOLERANCE else None
     except psutil.NoSuchProcess:
