@@ -12,7 +12,7 @@ from catalogue.pipeline.plan import StagePlan
 from catalogue.pipeline.provenance import header_cards, provenance_document, run_date
 from catalogue.pipeline.records import DamagedFile, digest_of, read_json, write_json
 from catalogue.pipeline.run import Run
-from catalogue.pipeline.status import problems
+from catalogue.pipeline.status import NO_PROBLEM, problems
 from catalogue.report import ReportCollector, ReportContext, StageTiming
 from catalogue.spectra.primitives import RowStatus
 
@@ -70,11 +70,11 @@ def write_report(
             timings.append(StageTiming(stage.name, rows, sum(record.seconds for record in records), len(records)))
     cards = header_cards(run, product, manifest, complete=True)
     descriptions = [run.model_for(product, alias).bundle.description for alias in product.uses]
-    unusable = sum(
+    problem_count = sum(
         count
         for unit in stages[0].units
         for status, count in (unit.record.counts if unit.record else {}).items()
-        if status != RowStatus.OK.name
+        if RowStatus[status] not in NO_PROBLEM
     )
     write_page(
         collector,
@@ -88,8 +88,8 @@ def write_report(
             digests={name: value for name, value in cards.items() if name.endswith("DG") or "DG" in name},
             versions={name: value for name, value in cards.items() if "DG" not in name and value},
             timings=tuple(timings),
-            problems=tuple(islice(problems(run), min(unusable, PROBLEMS_SHOWN))),
-            problem_count=unusable,
+            problems=tuple(islice(problems(run), min(problem_count, PROBLEMS_SHOWN))),
+            problem_count=problem_count,
             description=product.description,
             notes=" ".join(description.notes for description in descriptions if description.notes),
             citation=" ".join(dict.fromkeys(d.citation for d in descriptions if d.citation)),

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from catalogue.pipeline.lock import lock_owner
 from catalogue.pipeline.manifest import Manifest, read_manifest
 from catalogue.pipeline.merge import is_merged, merge_inputs
@@ -66,14 +68,18 @@ def run_status(run: Run) -> RunStatus:
     return RunStatus(manifest, owner, (ingest, *inferences.values()), dict(rows), products)
 
 
+NO_PROBLEM = (RowStatus.OK, RowStatus.NOT_SELECTED)
+"""Statuses that a run's author expects: listed among the problems, the rows left out would hide all others."""
+
+
 def problems(run: Run) -> Iterator[Problem]:
-    """Rows whose status is not ``OK``, in row order, read unit by unit."""
+    """Rows whose status is none of :data:`NO_PROBLEM`, in row order, read unit by unit."""
     manifest = read_manifest(run.directory.manifest)
     if manifest is None or not run.directory.spectra.is_dir():
         return
     for _, start, stop in manifest.units:
         columns = read_rows(run.directory.spectra, ["status", "reason", run.key], start, stop)
-        for offset in (columns["status"] != RowStatus.OK).nonzero()[0]:
+        for offset in (~np.isin(columns["status"], NO_PROBLEM)).nonzero()[0]:
             status = RowStatus(int(columns["status"][offset]))
             reason = str(columns["reason"][offset]) or status.meaning
             yield Problem(start + int(offset), str(columns[run.key][offset]), status.name, reason)

@@ -36,7 +36,7 @@ class StageTiming:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A row whose spectrum could not be used."""
+    """A row without a usable spectrum though it was selected, or with the key of an earlier row."""
 
     row: int
     key: str
@@ -64,9 +64,9 @@ class ReportContext:
         What made the catalogue: digests of inputs, versions of software.
     timings : tuple of StageTiming
     problems : tuple of Problem
-        The first rows that could not be used.
+        The first rows with a problem.
     problem_count : int
-        Rows that could not be used in all.
+        Rows with a problem in all.
     description, notes, citation : str
         Text under the heading; what the numbers are worth, in the words of the bundle; how to cite.
     date : str

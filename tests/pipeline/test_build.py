@@ -114,6 +114,19 @@ def test_every_row_with_a_problem_has_a_reason(tmp_path, client):
     assert len({problem.status for problem in listed}) >= 3
 
 
+def test_rows_left_out_by_the_selection_do_not_hide_the_problems(tmp_path, client):
+    run = load(write_run(tmp_path, rows=100, missing=0.2, damaged=0.1), "select=obsid % 2 == 0", "output.report=true")
+    build(run, client=client)
+    status = np.asarray(catalogue_of(run)["STATUS"])
+    expected = np.flatnonzero(~np.isin(status, [RowStatus.OK, RowStatus.NOT_SELECTED]))
+    assert (status == RowStatus.NOT_SELECTED).any()
+    assert [problem.row for problem in problems(run)] == list(expected)
+    page = (run.directory.root / "report.html").read_text()
+    section = page[page.index('id="problems-title"') :].partition("</section>")[0]
+    assert f"<p>{len(expected)} in all" in section
+    assert "NOT_SELECTED" not in section
+
+
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path, client):
     run = load(write_run(tmp_path, rows=64))
     from catalogue.pipeline.lock import RunLock
