@@ -32,6 +32,8 @@ from catalogue.pipeline.tasks import InferTask, IngestTask, ModelTask, UnitSumma
 from catalogue.spectra.primitives import RowColumn
 from catalogue.spectra.store import create_row_arrays
 
+SEEN_WITHIN_SECONDS = 90.0
+
 
 class Interrupted(Exception):  # noqa: N818 - it is an order, not a fault
     """The run was told to stop; what is finished is on disk, and the same command goes on."""
@@ -207,8 +209,10 @@ def _do_ingest(
     plan = known or plan_ingest(run, manifest, run.directory.parent, rescan)
     tasks = [(_task_key("ingest", unit), ingest, (_ingest_task(run, unit),)) for unit in plan.to_do]
     stores = [run.directory.spectra]
-    result.ingested += _run_stage(run, "ingest", tasks, plan.to_do, stores, workers, result, progress, stop)
-    plan = plan_ingest(run, manifest, run.directory.parent, rescan) if tasks else plan
+    finished = _run_stage(run, "ingest", tasks, plan.to_do, stores, workers, result, progress, stop)
+    result.ingested += len(finished)
+    if tasks:
+        plan = _seen(lambda: plan_ingest(run, manifest, run.directory.parent, rescan), finished)
     if not plan.to_do:
         finish_parent_change(run)
     return plan
@@ -259,8 +263,28 @@ def _do_infer(
     if tasks:
         _create_predictions(run, manifest)
     stores = [run.directory.predictions(model.identity) for model in run.models]
-    result.inferred += _run_stage(run, "infer", tasks, units, stores, workers, result, progress, stop)
-    return {model.identity: plan_infer(run, model, ingest_plan) for model in run.models} if tasks else plans
+    finished = _run_stage(run, "infer", tasks, units, stores, workers, result, progress, stop)
+    result.inferred += len(finished)
+    if not tasks:
+        return plans
+    return {
+        model.identity: _seen(lambda model=model: plan_infer(run, model, ingest_plan), finished)  # type: ignore[misc]
+        for model in run.models
+    }
+
+
+def _seen(plan_again: Callable[[], StagePlan], finished: set[int]) -> StagePlan:
+    """Plan of a stage after its tasks, once what the finished ones wrote is seen here.
+
+    A client of NFS may for a minute go on calling a file missing that another machine has made since.
+    """
+    deadline = time.monotonic() + SEEN_WITHIN_SECONDS
+    while True:
+        plan = plan_again()
+        unseen = [unit for unit in plan.units if unit.state == "new" and unit.unit in finished]
+        if not unseen or time.monotonic() > deadline:
+            return plan
+        time.sleep(1.0)
 
 
 def _model_task(run: Run, identity: str, unit: UnitPlan) -> ModelTask:
@@ -299,10 +323,10 @@ def _run_stage(
     result: BuildResult,
     progress: Progress,
     stop: threading.Event,
-) -> int:
-    """Run the tasks of a stage, given as name, function and arguments; returns how many were done."""
+) -> set[int]:
+    """Run the tasks of a stage, given as name, function and arguments; returns the units that were done."""
     if not tasks:
-        return 0
+        return set()
     if stop.is_set():
         raise Interrupted(f"stopped before stage {name}: what is finished is kept")
     import cluster
@@ -310,13 +334,12 @@ def _run_stage(
     for store in stores:
         sweep_partial_chunks(store)
     client = workers.get()
-    done = 0
+    done: set[int] = set()
     rows = sum(unit.stop - unit.start for unit in units)
     with progress.stage(name, rows, getattr(client, "dashboard_link", None)) as advance:
 
         def on_done(task: Any, summary: UnitSummary) -> None:
-            nonlocal done
-            done += 1
+            done.add(summary.unit)
             advance(summary.rows)
 
         outcome = cluster.run_tasks(client, [cluster.Task(*task) for task in tasks], on_done=on_done, stop=stop)
@@ -326,7 +349,7 @@ def _run_stage(
             sweep_partial_chunks(store)
     result.set_aside.extend(str(unit) for unit in outcome.set_aside)
     if stop.is_set():
-        raise Interrupted(f"stopped in stage {name}: {done} of {len(tasks)} units were finished and are kept")
+        raise Interrupted(f"stopped in stage {name}: {len(done)} of {len(tasks)} units were finished and are kept")
     return done
 
 

@@ -17,6 +17,7 @@ from astropy.table import Table
 
 from catalogue.pipeline.build import Interrupted, build, plan
 from catalogue.pipeline.lock import RunLocked
+from catalogue.pipeline.records import record_with_files
 from catalogue.pipeline.status import problems, run_status
 from catalogue.spectra.primitives import RowStatus
 from cluster import NoWorkersError
@@ -185,6 +186,19 @@ def test_a_unit_that_kills_its_workers_is_set_aside_and_merge_refuses(undisturbe
     assert (np.asarray(table["STATUS"])[:64] != RowStatus.SET_ASIDE).all()
     assert np.isnan(np.asarray(table["Age"])[64:128]).all()
     assert fits.getheader(run.directory.root / "lamost_age_mass.fits", 1)["COMPLETE"] == "no"
+
+
+def test_records_that_a_file_system_shows_late_are_waited_for(tmp_path, client, monkeypatch):
+    seen_first: dict[tuple[str, int], float] = {}
+
+    def late(directory, unit, store):
+        record = record_with_files(directory, unit, store)
+        since = seen_first.setdefault((str(directory), unit), time.monotonic()) if record else time.monotonic()
+        return record if unit != 1 or time.monotonic() - since > 0.5 else None
+
+    monkeypatch.setattr("catalogue.pipeline.plan.record_with_files", late)
+    result = build(load(write_run(tmp_path, rows=150)), client=client)
+    assert (result.ingested, result.inferred, result.merged[0].rows) == (3, 3, 150)
 
 
 class StopAt:
