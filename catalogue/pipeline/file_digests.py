@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,16 @@ def file_digest(path: Path) -> str:
 
 
 def file_digests(root: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Digest of each file by its path relative to ``root``, sorted."""
-    return {str(path.relative_to(root)): file_digest(path) for path in sorted(files)}
+    """Digest of each file by its path relative to ``root``, sorted; all of them are on the disk then.
+
+    What names the digests is flushed itself: without this it could outlive the files in a crash of the machine.
+    """
+    digests = {}
+    for path in sorted(files):
+        digests[str(path.relative_to(root))] = file_digest(path)
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    return digests
 
 
 def files_of_unit(store: Path, start: int, stop: int) -> list[Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,7 +71,8 @@ class DamagedFile(ValueError):  # noqa: N818 - it states a fact about the file
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write sealed JSON by temporary name, flush to disk and rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Processes of two machines may have one number.
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     with partial.open("wb") as stream:
         stream.write(_sealed(json.dumps(content, indent=1).encode()))
         stream.flush()
