@@ -114,6 +114,8 @@ def import_parent(
     """
     table = open_table(source)
     plan = plan_import(table, survey, key, PathTemplate(template), select, tuple(extra_columns))
+    if taken := [column.name for column in plan.stored if column.name.lower() in BOOKKEEPING]:
+        raise ParentError(f"{table.path}: column {', '.join(taken)}: the import has a column of that name; rename it")
     partial = destination.with_name(destination.name + ".partial")
     try:
         while True:

@@ -274,6 +274,15 @@ def test_what_a_run_names_and_the_table_lacks_is_refused(tmp_path, changes, mess
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.csv"]
 
 
+@pytest.mark.parametrize("changes", [{"extra_columns": ("path",)}, {"key": "path"}])
+def test_a_column_whose_name_the_import_needs_itself_is_refused(tmp_path, changes):
+    path = tmp_path / "a.csv"
+    pd.DataFrame(rows(2)).assign(path=["s0.fits.gz", "s1.fits.gz"]).to_csv(path, index=False)
+    assert columns_of(path, ["path"], template="{path}")["path"] == ["s0.fits.gz", "s1.fits.gz"]
+    with pytest.raises(ParentError, match="column path: the import has a column of that name"):
+        imported(path, **changes)
+
+
 def test_a_missing_column_is_named_together_with_the_others(tmp_path):
     path = write_parent_csv(tmp_path / "a.csv", rows(2))
     with pytest.raises(ParentError, match=r"no key k; .*no column x; .*no column p of"):
