@@ -145,6 +145,8 @@ def status(
     if state.owner:
         console.print(f"in use by {state.owner}", highlight=False)
     _print_stages(state.stages)
+    if state.parent_changed:
+        console.print("the parent table, or what is wanted of it, changed since it was imported: see `catalogue plan`")
     table = Table("rows", "status", box=None)
     for name, count in sorted(state.rows.items(), key=lambda item: -item[1]):
         table.add_row(f"{count:,}", name)

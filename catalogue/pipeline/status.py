@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from catalogue.pipeline.lock import lock_owner
-from catalogue.pipeline.manifest import Manifest, read_manifest
+from catalogue.pipeline.manifest import Manifest, read_manifest, source_signature
 from catalogue.pipeline.merge import is_merged, merge_inputs
 from catalogue.pipeline.plan import StagePlan, plan_infer, plan_ingest
 from catalogue.pipeline.run import Run
@@ -33,6 +33,8 @@ class RunStatus:
         Rows by status name; rows of units that are not done count as ``NOT_PROCESSED``.
     products : dict of str to bool
         Whether each product's files are up to date.
+    parent_changed : bool
+        Whether the parent table, or what of it is wanted, is not what was imported; nothing is up to date then.
     """
 
     manifest: Manifest | None
@@ -40,6 +42,7 @@ class RunStatus:
     stages: tuple[StagePlan, ...]
     rows: dict[str, int]
     products: dict[str, bool]
+    parent_changed: bool = False
 
     @property
     def finished(self) -> bool:
@@ -61,11 +64,12 @@ def run_status(run: Run) -> RunStatus:
             rows.update(unit.record.counts)
         else:
             rows[RowStatus.NOT_PROCESSED.name] += unit.stop - unit.start
+    changed = source_signature(run) != manifest.source
     products = {
-        product.name: is_merged(run, product, merge_inputs(run, product, manifest, ingest, inferences))
+        product.name: not changed and is_merged(run, product, merge_inputs(run, product, manifest, ingest, inferences))
         for product in run.products
     }
-    return RunStatus(manifest, owner, (ingest, *inferences.values()), dict(rows), products)
+    return RunStatus(manifest, owner, (ingest, *inferences.values()), dict(rows), products, changed)
 
 
 NO_PROBLEM = (RowStatus.OK, RowStatus.NOT_SELECTED)

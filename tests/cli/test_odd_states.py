@@ -74,3 +74,19 @@ def test_inputs_in_a_directory_that_may_not_be_searched_are_named(built, key, mo
     assert code == 1
     assert "Permission denied" in told
     assert ("spectra" if key == "spectra.root" else "parent.csv") in told
+
+
+@pytest.mark.parametrize("override", ["select=teff > 4500", "spectra.path='{subclass}'", "parent.key=ra"])
+def test_status_of_an_edited_configuration_is_not_up_to_date(built, override):
+    assert "lamost_age_mass: up to date" in ended("status", built)[1]
+    told = ended("status", built, "--set", override)[1]
+    assert "lamost_age_mass: not up to date" in told
+    assert "changed since it was imported" in told
+
+
+def test_status_of_a_replaced_parent_table_is_not_up_to_date(tmp_path):
+    configuration = write_run(tmp_path, rows=10)
+    build_here(configuration)
+    parent = tmp_path / "survey" / "parent.csv"
+    parent.write_text("\n".join(parent.read_text().splitlines()[:-1]) + "\n")
+    assert "lamost_age_mass: not up to date" in ended("status", configuration)[1]
