@@ -4,7 +4,7 @@ Run on a GPU node: ``python -m benchmarks.gpu [--rows 32768] [--passes 100] [--r
 
 For every model the infer stage (store to predictions on disk) against ``predict`` on the same rows in memory, in turn,
 after one warm-up; both must give the same bytes. The limits are computed before anything is timed, from operations
-and bytes a star (docs/performance.md) and from what this GPU does with one large product and one large copy.
+and bytes a star (:mod:`benchmarks.device_work`) and from what this GPU does with one large product and one large copy.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from benchmarks.device_work import work
 from benchmarks.infer_share import apogee, lamost, times_of
+from catalogue.models import find_bundle, load_model
+from catalogue.spectra.primitives import GRANULE_ROWS
 
 MODELS = (
-    ("spt-lamost", "lamost-lrs", lamost, 76e6, 3.1e6, "LAMOST DR10", 11_400_000),
-    ("astronn-bcnn-apogee-simulated", "apogee", apogee, 0.29e9, 42e6, "APOGEE DR17", 733_901),
+    ("spt-lamost", "lamost-lrs", lamost, "LAMOST DR10", 11_400_000),
+    ("astronn-bcnn-apogee-simulated", "apogee", apogee, "APOGEE DR17", 733_901),
 )
-"""Bundle, survey, spectra, operations and bytes on the device for a star at T = 100, release and its spectra."""
+"""Bundle, survey, spectra, release and its number of spectra."""
 
 
 class Utilisation:
@@ -112,9 +116,10 @@ def main() -> int:
     print(
         "| store to disk, stars/s | utilisation | time added by I/O | all of |\n|---|---|---|---|---|---|---|---|---|"
     )
-    for bundle, survey, make, flops, moved, release, spectra in MODELS:
-        passes = options.passes / 100
-        bounds = operations / (flops * passes), transfer / (moved * passes)
+    for bundle, survey, make, release, spectra in MODELS:
+        model = load_model(find_bundle(bundle, Path.cwd()))
+        flops, moved = work(model, make(model, GRANULE_ROWS), options.passes)
+        bounds = operations / flops, transfer / moved
         seen = Utilisation(device)
         times = times_of(bundle, survey, make, options, options.device, seen.watched)
         alone, stage = (options.rows / statistics.median(times[name]) for name in ("alone", "stage"))
