@@ -47,7 +47,7 @@ class TerminalProgress:
 
 
 class PlainProgress:
-    """One line per stage and one every half minute."""
+    """A line when a stage begins, one when it ends, and one every half minute."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -55,6 +55,8 @@ class PlainProgress:
     @contextmanager
     def stage(self, name: str, rows: int, dashboard: str | None) -> Iterator[Callable[[int], None]]:
         """Tell of one stage."""
+        # Workers may be waited for in a queue for hours, during which nothing else would be told.
+        self._say(f"{name}: {rows:,} rows to do" + (f", dashboard {dashboard}" if dashboard else ""))
         began = last = time.monotonic()
         done = 0
 
