@@ -56,9 +56,12 @@ def adopt_parent(run: Run, earlier: Manifest | None, manifest: Manifest, parent:
             shutil.rmtree(directory.spectra)
             plan = StagePlan(plan.name, ())
         else:
-            directory.spectra.rename(directory.earlier_spectra)
             if directory.parent.is_file():
-                shutil.copyfile(directory.parent, directory.earlier_parent)
+                # Whole or not at all, and before the store has the name that says that its rows may be taken over.
+                partial = directory.earlier_parent.with_name(directory.earlier_parent.name + ".partial")
+                shutil.copyfile(directory.parent, partial)
+                partial.replace(directory.earlier_parent)
+            directory.spectra.rename(directory.earlier_spectra)
     else:
         plan = StagePlan(plan.name, ())  # somebody has removed the store: its records tell of nothing
     if parent != directory.parent:

@@ -182,6 +182,22 @@ def test_a_run_moved_elsewhere_goes_on_there(built, tmp_path, client):
     assert (result.ingested, result.inferred) == (0, 0)
 
 
+def test_a_run_killed_while_it_lays_out_a_changed_parent_table_goes_on(built, tmp_path, client, monkeypatch):
+    path, lines = parent_lines(built)
+    path.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+
+    def killed(source, destination):
+        destination.write_bytes(source.read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("catalogue.pipeline.parent_change.shutil.copyfile", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(load(built), client=client)
+    monkeypatch.undo()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    rerun(built, tmp_path, client)
+
+
 def test_a_survey_that_reads_its_parent_table_otherwise_imports_it_anew(built, monkeypatch):
     _, lines = parent_lines(built)
     assert plan(load(built)).nothing_to_do
