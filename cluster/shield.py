@@ -1,8 +1,8 @@
 """Preloaded by local workers: orders to stop are for the command, which lets its tasks finish.
 
-Ctrl-C goes to all processes of a terminal, and batch systems send their first warning to all processes of a job.
-Workers that followed it would be gone before the command could wait for them. When the command itself is gone, they
-notice and end.
+Ctrl-C and a hangup go to all processes of a terminal, and batch systems send their first warning to all processes of a
+job. Workers that followed it would be gone before the command could wait for them. When the command itself is gone,
+they notice and end.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ from typing import Any
 
 
 def dask_setup(worker: Any) -> None:
-    """Ignore SIGINT and SIGTERM in a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Ignore SIGINT, SIGTERM and SIGHUP in a worker process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

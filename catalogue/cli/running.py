@@ -108,7 +108,7 @@ def _print_outputs(run: Any, settings: RunConfiguration) -> None:
 
 
 def _stop_on_signals() -> threading.Event:
-    """Turn the first SIGINT or SIGTERM into an orderly stop; a second one ends the process at once."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into an orderly stop; a second one ends the process at once."""
     stop = threading.Event()
 
     def order(number: int, frame: Any) -> None:
@@ -116,8 +116,10 @@ def _stop_on_signals() -> threading.Event:
             sys.exit(128 + number)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, order)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A hangup that nohup has told to ignore stays ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, order)
     return stop
 
 

@@ -265,7 +265,7 @@ def test_a_bundle_with_one_byte_changed_is_refused(tmp_path):
         load(configuration)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(undisturbed, tmp_path, signal_number):
     configuration, expected = undisturbed
     faults = write_fault_plan(tmp_path / "faults.json", {"point": "infer/1/before", "action": "hang", "times": 1})
