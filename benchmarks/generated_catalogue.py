@@ -63,6 +63,7 @@ def _block(seed: int) -> dict[str, np.ndarray]:
         "feh": rng.normal(-0.2, 0.3, rows).round(3),
         "z": rng.normal(0, 1e-4, rows).round(8),
         "file_z": rng.normal(0, 1e-4, rows).round(8),
+        "file_snrg": rng.lognormal(4, 0.6, rows).round(2),
         "prediction.domain.teff": (3800.0, 5500.0),
         "prediction.domain.logg": (0.5, 3.6),
         "prediction.domain.feh": (-2.5, 0.6),

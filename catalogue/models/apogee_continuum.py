@@ -123,9 +123,11 @@ class ApogeeContinuum:
         -------
         normalised : ndarray of float32, shape (stars, 7514)
             Normalised flux. It is 1 where the flux is NaN or infinite, where a target bit is set, above the
-            limit, and over a detector without enough continuum pixels to fit; negative flux is 0.
+            limit, and over a detector without a continuum: too few pixels to fit, or no light on the whole at those
+            that there are; negative flux is 0.
         bad_fraction : ndarray of float32, shape (stars,)
-            Fraction of the 7,514 pixels that hold nothing or have a target bit set.
+            Fraction of the 7,514 pixels that hold nothing, have a target bit set or lie on a detector without a
+            continuum.
         """
         from catalogue.models.compiled_continuum import normalise_chip
 

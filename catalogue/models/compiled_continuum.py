@@ -135,7 +135,7 @@ def normalise_chip(
     out : ndarray of float32, shape (stars, 7514)
         Written.
     bad : ndarray of int64, shape (stars,)
-        The pixels that hold nothing or have a target bit are added.
+        The pixels that hold nothing or have a target bit are added, or all of a detector without a continuum.
     """
     n, width = basis.shape
     values, weights, right = np.empty(len(index)), np.empty(len(index)), np.empty(n)
@@ -144,7 +144,7 @@ def normalise_chip(
         star_flux, star_ivar = flux[star], ivar[star]
         star_mask, star_out = mask[star][first : first + width], out[star][begin : begin + width]
         # In order, which also brings the pixels that the fit picks into the cache.
-        bad[star] += _count_bad(star_flux[first : first + width], star_ivar[first : first + width], star_mask, target)
+        nothing = _count_bad(star_flux[first : first + width], star_ivar[first : first + width], star_mask, target)
         for i in range(len(index)):
             values[i] = star_flux[index[i]]
             weights[i] = star_ivar[index[i]]
@@ -155,7 +155,10 @@ def normalise_chip(
             weights[i] *= values[i]
         for k in range(n):
             right[k] = _dot(weights, table[k])
-        if enough and _solve(sums, right, lower):
+        # The first sum is that of the light: over a continuum that is not positive, no ratio means anything.
+        if enough and right[0] > 0.0 and _solve(sums, right, lower):
+            bad[star] += nothing
             _divide(star_flux[first : first + width], star_mask, right, basis, continuum, target, limit, star_out)
         else:
+            bad[star] += width
             star_out[:] = np.float32(1.0)

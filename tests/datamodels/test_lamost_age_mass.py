@@ -84,6 +84,10 @@ def test_duplicates_have_values_and_a_warning():
         ({"prediction__bad_fraction": 0.2}, set()),
         ({"snrg": 19.9}, {"LOW_SNR"}),
         ({"snrg": 20.0}, set()),
+        ({"snrg": 9.9}, {"LOW_SNR", "OUTSIDE_SNR"}),
+        ({"snrg": np.nan, "file_snrg": 15.0}, {"LOW_SNR"}),
+        ({"snrg": -9999.0, "file_snrg": 30.0}, set()),
+        ({"snrg": np.nan, "file_snrg": np.nan}, {"LOW_SNR", "OUTSIDE_SNR"}),
         ({"z": np.nan}, set()),
         ({"z": np.nan, "file_z": np.nan}, {"NO_REDSHIFT"}),
         ({"z": -999.0}, set()),
@@ -113,7 +117,7 @@ def test_flags_of_a_usable_row(changes, expected):
     assert one_row(**changes)[1] == expected
 
 
-@pytest.mark.parametrize("changes", [{"teff": 6000}, {"logg": np.nan}, {"feh": -3}])
+@pytest.mark.parametrize("changes", [{"teff": 6000}, {"logg": np.nan}, {"feh": -3}, {"snrg": 5.0}])
 def test_stars_outside_the_domain_have_no_values_unless_they_are_kept(changes):
     columns, flags = one_row(**changes)
     assert columns["FLAG_BAD"][0]
@@ -128,6 +132,7 @@ def test_stars_outside_the_domain_have_no_values_unless_they_are_kept(changes):
     ("option", "value", "changes", "flag"),
     [
         ("low_snr", 100.0, {}, "LOW_SNR"),
+        ("least_snr", 100.0, {}, "OUTSIDE_SNR"),
         ("bad_pixels", 0.001, {}, "MANY_BAD_PIXELS"),
         ("age_of_universe", 4.9, {}, "OLDER_THAN_UNIVERSE"),
     ],

@@ -47,7 +47,8 @@ def simulated_namespace(rows: int, seed: int = 0) -> dict:
     namespace: dict = {
         "obsid": 100_000_000 + np.arange(rows) * 7, "ra": random.uniform(0, 360, rows),
         "dec": np.degrees(np.arcsin(random.uniform(-0.15, 0.95, rows))), "snrg": snrg, "teff": teff, "logg": logg,
-        "feh": feh, "z": random.normal(0, 1e-4, rows), "file_z": random.normal(0, 1e-4, rows), "status": status,
+        "feh": feh, "z": random.normal(0, 1e-4, rows), "file_z": random.normal(0, 1e-4, rows), "file_snrg": snrg,
+        "status": status,
         "class": np.array(["STAR"] * rows, np.dtypes.StringDType()),
         "subclass": random.choice(np.array(["G5", "K0", "K3"], np.dtypes.StringDType()), rows),
         "prediction.domain.teff": (3800.0, 5500.0), "prediction.domain.logg": (0.5, 3.6),

@@ -33,6 +33,7 @@ _GOOD_STAR: dict[str, Any] = {
     "alpha_m": 0.05,
     "z": 1e-4,
     "file_z": 1e-4,
+    "file_snrg": 80.0,
 }
 _GOOD_OUTPUT = {
     "age": 5.0,

@@ -115,6 +115,20 @@ def test_detector_without_continuum_information_becomes_one(pixels):
     np.testing.assert_allclose(found[0, :3028], ApogeeContinuum(pixels)(*simulated(2)).numpy()[0, :3028], rtol=1e-6)
 
 
+@pytest.mark.parametrize("light", [0.0, -1.0])
+def test_a_detector_without_light_has_no_continuum_and_is_bad(pixels, light):
+    flux, ivar, mask = simulated(2)
+    flux[0, 3585:6080] *= light
+    flux[1] *= light
+    found, fraction = ApogeeContinuum(pixels).normalise(flux, ivar, mask)
+    assert (found[0, 3028:5523] == 1).all()
+    assert (found[0, :3028] != 1).any()
+    assert (found[1] == 1).all()
+    assert fraction[1] == 1
+    ivar[0, 3585:6080] = 0
+    assert fraction[0] == ApogeeContinuum(pixels).normalise(flux, ivar, mask)[1][0]
+
+
 def test_rows_do_not_depend_on_their_neighbours(pixels):
     flux, ivar, mask = simulated(40)
     normalise = ApogeeContinuum(pixels)
