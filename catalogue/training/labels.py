@@ -149,8 +149,9 @@ def apokasc_labels(directory: Path) -> LabelTable:
 
     Ages are of APOKASC-2 (Pinsonneault et al. 2018, column LogAge, log10 Myr), masses, gravities, temperatures and
     abundances of the APOKASC-3 gold sample, joined by KIC. APOKASC-2 gives no age error in this
-    form: it follows from that of its mass with d ln age / d ln mass = -3.2 (a stellar lifetime, cf. the exponent
-    -3.06 of the red-giant relation in Leung et al. 2023), which also makes the two anticorrelated.
+    form: it follows from that of its mass (s_M(cor), a fraction of the mass like the table's s_R(cor) and s_Rho: the
+    same 4 to 5 % for light and heavy stars) with d ln age / d ln mass = -3.2 (a stellar lifetime, cf. the exponent -3.06 of
+    the red-giant relation in Leung et al. 2023), which also makes the two anticorrelated.
 
     Parameters
     ----------
@@ -167,7 +168,7 @@ def apokasc_labels(directory: Path) -> LabelTable:
         return np.array(third[name], dtype=np.float64)[here]
 
     log_age = _numbers(second["LogAge"])[there]
-    relative = _numbers(second["s_M(cor)"])[there] / _numbers(second["M(cor)"])[there]
+    relative = _numbers(second["s_M(cor)"])[there]
     age = 10.0 ** (log_age - 3.0)
     labels = LabelTable(
         key=np.array([str(third["KIC"][i]) for i in here]),
