@@ -23,8 +23,10 @@ class Costs:
 
     Attributes
     ----------
-    plan, ingest, infer, merge : float
-        CPU time per row [s]; the first and the last are spent by the driver, which is one process.
+    imported, merge : float
+        CPU time per row of the driver, which is one process: import of the parent table with the plan, and merge [s].
+    plan, ingest, infer : float
+        CPU time per row of a worker [s]; the first is for the digest of what the row is made of.
     bytes_in, bytes_stored : float
         Size of a row's file, and of its pixels in the store.
     task : float
@@ -33,6 +35,7 @@ class Costs:
         CPU time of a worker until it can take its first unit [s].
     """
 
+    imported: float
     plan: float
     ingest: float
     infer: float
@@ -56,7 +59,7 @@ class Site:
     opens : float
         Files per second that all workers together can open.
     stat : float
-        Time in which the driver learns size and date of one file [s].
+        Time in which a worker learns size and date of one file [s].
     start_files : float
         Files that a worker opens until it can take its first unit.
     """
@@ -171,8 +174,6 @@ class Way:
     costs : Costs
     site : Site
     plan : Plan
-    looks : float
-        How often the driver asks for every file's size and date, one after the other.
     mergers : int
         Processes that merge, each a part of the rows.
     """
@@ -180,7 +181,6 @@ class Way:
     costs: Costs
     site: Site = Site()
     plan: Plan = Plan()
-    looks: float = 1
     mergers: int = 1
 
 
@@ -194,11 +194,12 @@ def run(workers: int, way: Way) -> dict[str, float]:
     infer: list[Steps] = []
     for n in way.plan.units():
         stored = {"bytes": n * costs.bytes_stored}
-        ingest.append([{"opens": float(n), "bytes": n * costs.bytes_in, "cpu": n * costs.ingest}, stored])
+        looked = {"cpu": n * (costs.plan + site.stat)}
+        ingest.append([looked, {"opens": float(n), "bytes": n * costs.bytes_in, "cpu": n * costs.ingest}, stored])
         infer.append([stored, {"cpu": n * costs.infer}])
     start = costs.start + site.start_files * workers / site.opens
     times = {
-        "plan": way.looks * rows * (costs.plan + site.stat),
+        "plan": rows * costs.imported,
         "ingest": stage([start] * workers, ingest, site, costs.task),
         "infer": stage([0.0] * workers, infer, site, costs.task),
         "merge": rows * costs.merge / way.mergers,
@@ -209,14 +210,12 @@ def run(workers: int, way: Way) -> dict[str, float]:
 
 def ways(costs: Costs) -> dict[str, Way]:
     """The run as it is, and with one change after the other."""
-    looked = Way(costs, looks=1 / 16)
-    small = replace(looked, plan=Plan(unit_rows=4096))
+    small = Way(costs, plan=Plan(unit_rows=4096))
     image = replace(small, site=replace(small.site, start_files=10.0))
     bundled = replace(image, site=replace(image.site, opens=100_000.0))
     return {
         "as it is": Way(costs),
-        "files looked at once, by 16 threads": looked,
-        "and units of one chunk, 4,096 rows": small,
+        "units of one chunk, 4,096 rows": small,
         "and Python in one image file": image,
         "and ten times the files opened per second": bundled,
         "and eight processes that merge": replace(bundled, mergers=8),

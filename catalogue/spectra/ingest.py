@@ -128,7 +128,7 @@ def input_digest(parent: Path, root: SpectraRoot, start: int, stop: int) -> str:
     ----------
     parent : Path
         Imported parent table.
-    root : Path
+    root : SpectraRoot
     start, stop : int
 
     Returns

@@ -148,10 +148,10 @@ def apokasc_labels(directory: Path) -> LabelTable:
     """APOKASC stars with age, mass and abundances.
 
     Ages are of APOKASC-2 (Pinsonneault et al. 2018, column LogAge, log10 Myr), masses, gravities, temperatures and
-    abundances of the APOKASC-3 gold sample, joined by KIC. APOKASC-2 gives no age error in this
-    form: it follows from that of its mass (s_M(cor), a fraction of the mass like the table's s_R(cor) and s_Rho: the
-    same 4 to 5 % for light and heavy stars) with d ln age / d ln mass = -3.2 (a stellar lifetime, cf. the exponent -3.06 of
-    the red-giant relation in Leung et al. 2023), which also makes the two anticorrelated.
+    abundances of the APOKASC-3 gold sample, joined by KIC. APOKASC-2 gives no age error in this form: it follows from
+    that of its mass with d ln age / d ln mass = -3.2 (a stellar lifetime, cf. the exponent -3.06 of the red-giant
+    relation in Leung et al. 2023), which also makes the two anticorrelated. That of the mass, s_M(cor), is a fraction,
+    as s_R(cor) and s_Rho are: the same 4 to 5 % for light and heavy stars of the giant branch.
 
     Parameters
     ----------
