@@ -39,7 +39,7 @@ from tests.factories.apogee import spectra_batch
 
 TASKS = 2000
 IMPORTED = 1.4e-6
-"""Seconds a row that the driver takes to import and plan a new parent table: ``benchmarks.planning``, ten million rows."""
+"""Seconds a row that importing and planning a new parent table takes: ``benchmarks.planning``, ten million rows."""
 
 
 def nothing(number: int) -> int:
