@@ -104,7 +104,7 @@ def main() -> int:
         print("benchmarks.gpu: no CUDA device is seen by torch: run it on a GPU node, with torch built for CUDA")
         return 2
     device = torch.device(options.device)
-    torch.cuda.set_device(device)
+    torch.cuda.set_device(device.index or 0)
     torch.backends.cuda.matmul.allow_tf32 = False
     facts = Utilisation(device)
     driver = facts.query("driver_version") or "unknown"

@@ -189,22 +189,3 @@ def test_predictions_are_those_of_the_cpu(any_model, monkeypatch, granules):
             np.testing.assert_array_equal(found[name], values, err_msg=name)
         else:
             np.testing.assert_allclose(found[name], values, rtol=2e-4, atol=1e-5, err_msg=name)
-
-
-def test_everything_after_the_copy_happens_on_the_device(any_model, monkeypatch):
-    """On torch's device ``meta``, which has shapes and no values, an operation with a host's tensor is an error."""
-    with pytest.raises(RuntimeError, match="device"):
-        torch.ones(2) + torch.ones(2, device="meta")
-    model, batch = any_model
-    shapes = []
-
-    def only_shapes(device, usable, granules, load, compute, keep, places):
-        assert device == torch.device("meta")
-        arrays = load(slice(0, 64))
-        shapes.append(compute(*(torch.from_numpy(array).to(device) for array in arrays)))
-
-    monkeypatch.setattr("catalogue.models.engines.choose_device", lambda name: torch.device("meta"))
-    monkeypatch.setattr(f"{type(model).__module__}.compute_granules", only_shapes)
-    model.predict(batch, InferenceSettings(passes=5, device="cuda"))
-    assert shapes[0].device == torch.device("meta")
-    assert 64 in shapes[0].shape
