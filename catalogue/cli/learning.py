@@ -56,6 +56,7 @@ def train(
     from pydantic import ValidationError
 
     from catalogue.config import load_section
+    from catalogue.models.device import DeviceError
     from catalogue.training.emulator import EmulatorError
     from catalogue.training.fit import CheckpointError
     from catalogue.training.labels import LabelError
@@ -65,7 +66,7 @@ def train(
     try:
         settings = load_section(TrainingConfiguration, configuration, override, paths=TRAINING_PATHS)
         path = train_model(settings, bundle, _print_epoch)
-    except (ConfigurationError, EmulatorError, LabelError, CheckpointError, ValidationError) as error:
+    except (ConfigurationError, EmulatorError, LabelError, CheckpointError, DeviceError, ValidationError) as error:
         refuse(error)
     except OSError as error:
         refuse(f"{error.strerror}: {error.filename}", 1)

@@ -9,13 +9,15 @@ class DeviceError(RuntimeError):
     """A device was asked for by name that this process does not see."""
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, setting: str = "inference.device") -> torch.device:
     """Device of a settings string.
 
     Parameters
     ----------
     name : str
         ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the first CUDA device, if there is one, else the CPU.
+    setting : str
+        Where it was asked for, told in the error.
 
     Raises
     ------
@@ -29,7 +31,7 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
         raise DeviceError(
-            f"inference.device: expected a CUDA device for {name!r}, this process sees {available}: run on a GPU node "
+            f"{setting}: expected a CUDA device for {name!r}, this process sees {available}: run on a GPU node "
             "with torch built for CUDA, ask the batch system for GPUs, or set device to cpu or auto"
         )
     return device

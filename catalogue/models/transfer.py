@@ -163,7 +163,7 @@ def compute_granules(
     rows = rows_together(device, granules)
     if is_apart(device):
         # one at a time: lanes and precision are the process's
-        with _ON_DEVICE, _full_precision():
+        with _ON_DEVICE, full_precision():
             convey(cuda_lanes(device), whole_granules(usable, rows), rows, load, compute, keep)
         return
 
@@ -178,7 +178,7 @@ def compute_granules(
 
 
 @contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Without TF32, which convolutions take by default and products where asked, and with deterministic algorithms."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False

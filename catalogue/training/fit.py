@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from catalogue.models.base import LabelDistribution, NetworkInputs, PreparedSpectra, Trainable
+from catalogue.models.device import choose_device
+from catalogue.models.transfer import full_precision
 from catalogue.training.losses import LossName, auxiliary_loss, distribution_loss, fractional, point_loss
 
 Progress = Callable[[int, int, float], None]
@@ -51,7 +53,7 @@ class FitSettings(BaseModel):
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     precision : "auto", "float32" or "bfloat16"
-        In which the network runs; ``auto`` is bfloat16 on a GPU and float32 on the CPU.
+        In which the network runs; ``auto`` is bfloat16 on a GPU that computes in it (Ampere and later), else float32.
     threads : int or None
     seed : int
     """
@@ -130,8 +132,9 @@ def fit(
     settings : FitSettings
     progress : callable, optional
     checkpoint : Path, optional
-        Directory in which the state is kept after every epoch and from which an interrupted fit goes on; the
-        result is the same as without the interruption.
+        Directory in which the state is kept after every epoch and from which an interrupted fit goes on; on the
+        CPU the result is the same as without the interruption. A GPU draws other random numbers than the CPU, and
+        some gradients of convolutional networks are summed there in no fixed order, which changes the last bits.
     redrawn : Tensor, shape (draws, rows, features), optional
         Network inputs of the same stars observed with other noise: every step sees one of them, at random, instead
         of the prepared spectrum.
@@ -139,12 +142,18 @@ def fit(
     Returns
     -------
     FitResult
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is of another fit.
+    DeviceError
+        If CUDA was asked for by name and is not there.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(chosen if settings.device == "auto" else settings.device)
+    device = choose_device(settings.device, "fit.device")
     inputs, data = inputs.on(device), _to(prepared, targets, device)
     train = torch.from_numpy(np.asarray(train_rows)).to(device)
     loop = _Loop(trainable, architecture, inputs, data, settings, train)
@@ -154,9 +163,10 @@ def fit(
     state = _Checkpoint(checkpoint, loop, learnt_from) if checkpoint else None
     if state:
         state.load()
+    held_out = torch.from_numpy(np.asarray(validation_rows)).to(device)
     for epoch in range(loop.epoch, settings.epochs):
-        training = loop.train_epoch(train, epoch)
-        validation = loop.validate(torch.from_numpy(np.asarray(validation_rows)).to(device))
+        with full_precision():
+            training, validation = loop.train_epoch(train, epoch), loop.validate(held_out)
         loop.record(epoch, training, validation)
         if state:
             state.save()
@@ -166,6 +176,14 @@ def fit(
             break
     loop.network.load_state_dict(loop.best)
     return FitResult(loop.network.to("cpu").eval(), loop.best_epoch, loop.history)
+
+
+def chosen_precision(name: str, device: torch.device) -> str:
+    """Precision of a setting: for ``auto`` bfloat16 on a GPU that computes in it, which older ones only imitate."""
+    if name != "auto":
+        return name
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if fast else "float32"
 
 
 def _to(prepared: PreparedSpectra, targets: Targets, device: torch.device) -> _Data:
@@ -191,6 +209,7 @@ class _Loop:
     ) -> None:
         self.settings, self.inputs, self.data, self.device = settings, inputs, data, train.device
         self.trainable, self.architecture = trainable, architecture
+        self.precision = chosen_precision(settings.precision, train.device)
         self.network = trainable.network(architecture, inputs.n_features).to(train.device)
         trainable.start(architecture, self.network, data.targets["mean"][train].mean(dim=0))
         self.average = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
@@ -240,9 +259,7 @@ class _Loop:
 
     def loss(self, rows: Tensor, augment: bool) -> Tensor:
         features = self._augmented(rows) if augment else self.features[rows]
-        automatic = "bfloat16" if self.device.type == "cuda" else "float32"
-        precision = automatic if self.settings.precision == "auto" else self.settings.precision
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             outputs = self.network(features)
         raw: Any = tuple(part.float() for part in outputs) if isinstance(outputs, tuple) else outputs.float()
         targets = {name: values[rows] for name, values in self.data.targets.items()}

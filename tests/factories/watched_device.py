@@ -258,15 +258,12 @@ class WatchedDevice(TorchDispatchMode):
 
     def _record(self, func, name, args, kwargs, actor) -> None:
         """Note the reads and writes of an operation."""
-        if actor != HOST:
-            self.clocks[actor][actor] += 1
-        else:
-            self.clocks[HOST][HOST] += 1
+        self.clocks[actor][actor] += 1
         for position, argument in enumerate(func._schema.arguments):
             given = args[position] if position < len(args) else kwargs.get(argument.name)
             written = argument.alias_info is not None and argument.alias_info.is_write
             for tensor in tree_leaves(given):
-                if isinstance(tensor, torch.Tensor):
+                if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:  # packed weights are the host's
                     value = tensor.value if isinstance(tensor, DeviceTensor) else tensor
                     self._access(value.untyped_storage(), actor, written, name)
 
