@@ -181,6 +181,7 @@ def main() -> None:
             for name, command in commands.items():
                 shutil.rmtree(scratch / "run", ignore_errors=True)
                 found[name].append(timed(command))
+                print(f"  run {run + 1}, {name}: {found[name][-1][0]:.1f} s", flush=True)
             if run == 0:
                 compare(scratch, options.passes)
     print(f"{options.stars} stars, T = {options.passes}, median of {options.runs} runs, {torch.get_num_threads()} CPUs")
