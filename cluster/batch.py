@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import dask
 from distributed import Client
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cluster.drain import drain_before_leaving
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, unknown_key
 from cluster.facts import remember_trouble
 from cluster.quiet import quiet
 from cluster.roll_call import RollCall
@@ -29,6 +29,12 @@ from cluster.threads import thread_environment
 from cluster.walltime import Lifetime, lifetime_below, seconds_of
 
 LOOPBACK_DASHBOARD = "127.0.0.1:0"
+
+LISTS = (
+    "job_extra_directives", "job_script_prologue", "job_directives_skip", "worker_extra_args",
+    "job_extra", "env_extra", "extra", "header_skip",
+)  # fmt: skip
+"""Keys of dask-jobqueue that are lists."""
 
 # Workers hold no results, and memory that a task holds is not given back by pausing.
 WORKER_MEMORY = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{name}": "False" for name in ("TARGET", "SPILL", "PAUSE")}
@@ -78,6 +84,18 @@ class BatchSettings(ClusterSettings):
         if value is not None and not isinstance(value, str):
             raise ValueError('expected text in quotes, such as "10:00:00"')
         return value
+
+    @model_validator(mode="after")
+    def _passed_on_in_their_form(self) -> Self:
+        """Refuse what dask-jobqueue would write into the job letter by letter, or fail on without a word of the key."""
+        for name in LISTS:
+            value = self.passed_through.get(name)
+            if value is not None and not isinstance(value, list):
+                raise ValueError(f'{name}: expected a list, such as ["{value}"], found {value!r}')
+        memory = self.passed_through.get("memory")
+        if memory is not None and not isinstance(memory, str):
+            raise ValueError(f'memory: expected text with a unit, such as "16 GiB", found {memory!r}')
+        return self
 
     def open(self, *, scratch: Path, workers: int | None) -> Any:
         """Submit the jobs, and keep their number until the end."""
@@ -134,6 +152,9 @@ class BatchSettings(ClusterSettings):
     def job_keywords(self, scratch: Path) -> dict[str, Any]:
         """Everything that dask-jobqueue is told of a job."""
         given = self.passed_through
+        self._class()  # the defaults of dask-jobqueue are there once it is imported
+        if not (given.get("memory") or dask.config.get(f"jobqueue.{self.kind}.memory", None)):
+            raise ClusterError('memory: missing; expected the memory of a job, such as "16 GiB"')
         processes = given.pop("processes", self.processes)
         if processes != self.processes:
             raise ClusterError(
@@ -228,10 +249,9 @@ class BatchSettings(ClusterSettings):
         known = _parameters(cluster_class) | _parameters(cluster_class.job_cls)
         unknown = sorted(set(keywords) - known)
         if unknown:
-            raise ClusterError(
-                f"{', '.join(unknown)}: expected keys of the project or of dask-jobqueue's {self.cluster_class}: "
-                f"{', '.join(sorted(known | set(BatchSettings.model_fields)))}"
-            )
+            every = sorted(known | set(BatchSettings.model_fields))
+            reasons = "; ".join(f"{key}: {unknown_key(key, every)}" for key in unknown)
+            raise ClusterError(f"{reasons}. Known to the project or to dask-jobqueue's {self.cluster_class}: {every}")
 
 
 SCHEDULING = {

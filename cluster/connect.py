@@ -14,7 +14,7 @@ from distributed import Client
 from pydantic import ValidationError
 
 from cluster import kinds
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, unknown_key
 from cluster.facts import remember_worker_timeout
 from cluster.settings import ClusterSettings
 
@@ -65,7 +65,11 @@ def job_script(path: str | Path | Mapping[str, Any]) -> str:
     ClusterError
         The file is wrong, or its kind submits no jobs.
     """
-    return load_settings(path, relative_to=Path.cwd()).script()
+    settings = load_settings(path, relative_to=Path.cwd())
+    try:
+        return settings.script()
+    except ClusterError as error:
+        raise ClusterError(f"{'cluster' if isinstance(path, Mapping) else path}: {error}") from error
 
 
 def kind_names() -> list[str]:
@@ -89,12 +93,16 @@ def load_settings(where: str | Path | Mapping[str, Any], *, relative_to: Path) -
     try:
         return settings_class.model_validate(dict(keys))
     except ValidationError as error:
-        lines = [
-            f"{source}: {'.'.join(str(part) for part in fault['loc']) or 'file'}: {fault['msg']}, "
-            f"found {fault.get('input')!r}"
-            for fault in error.errors()
-        ]
-        raise ClusterError("\n".join(lines)) from None
+        known = list(settings_class.model_fields)
+        raise ClusterError("\n".join(f"{source}: {_said_of(dict(fault), known)}" for fault in error.errors())) from None
+
+
+def _said_of(fault: Mapping[str, Any], known: list[str]) -> str:
+    """One fault that pydantic found in the keys of a file."""
+    key, said = ".".join(map(str, fault["loc"])), str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: {unknown_key(key, known)}"
+    return f"{key}: {said}, found {fault.get('input')!r}" if key else said
 
 
 def _keys_of(where: str | Path | Mapping[str, Any], relative_to: Path) -> tuple[Mapping[str, Any], str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class ClusterError(RuntimeError):
     """The cluster cannot be described, started or used; the message says what to change."""
@@ -47,3 +50,9 @@ class TaskFailed(RuntimeError):  # noqa: N818 - named by the event, as in the dr
 
     def __reduce__(self) -> tuple[type[TaskFailed], tuple[str, str, str, str]]:
         return type(self), (self.key, self.worker, self.exception, self.traceback)
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """What is said of a key that nothing knows."""
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return "unknown key" + (f"; did you mean {close[0]}?" if close else "")

@@ -13,7 +13,9 @@ from catalogue.cli.terminal import console, refuse
 def models_import_astronn(
     directory: Annotated[Path, typer.Argument(help="astroNN model directory")],
     out: Annotated[Path, typer.Argument(help="directory of the new bundle")],
-    continuum_pixels: Annotated[Path | None, typer.Option(help="continuum pixels, one number a line")] = None,
+    continuum_pixels: Annotated[
+        Path | None, typer.Option(help="continuum pixels: a list of numbers, or astroNN's .npy")
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="the network's labels in their order, as age,mass")] = None,
     age_linear: Annotated[
         tuple[float, float] | None, typer.Option(help="intercept and slope of the linear correction of ages")

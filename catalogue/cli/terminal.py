@@ -54,7 +54,7 @@ def refusing() -> Iterator[None]:
         yield
     except RunLocked as error:
         refuse(error, EXIT_LOCKED)
-    except (ManifestError, ParentError) as error:
+    except (ConfigurationError, ManifestError, ParentError) as error:
         refuse(error)
     except StoreError as error:
         refuse(f"{error}; `catalogue verify` tells what to remove", 1)

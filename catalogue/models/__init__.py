@@ -18,6 +18,7 @@ __all__ = [
     "Model",
     "Output",
     "SpectraBatch",
+    "bind",
     "find_bundle",
     "inference_version",
     "load_bundle",
@@ -38,10 +39,43 @@ def model_class(kind: str) -> type[Model]:
     Raises
     ------
     BundleError
-        Naming the kinds that are installed.
+        Naming the kinds that are installed, or what is wrong with the class.
     """
-    found: type[Model] = _entry(kind).load()
+    entry = _entry(kind)
+    try:
+        found: type[Model] = entry.load()
+    except Exception as error:  # whatever a module of somebody else's raises when it is imported
+        raise BundleError(f"model kind {kind!r}: {entry.value}: {type(error).__name__}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Model)):
+        raise BundleError(f"model kind {kind!r}: {entry.value}: expected a class derived from Model, found {found!r}")
+    expected = {"kind": str, "inference_version": int, "inputs": tuple}
+    for name, type_ in expected.items():
+        value = getattr(found, name, None)
+        if not isinstance(value, type_):
+            raise BundleError(
+                f"model kind {kind!r}: {entry.value}.{name}: expected a {type_.__name__}, found {value!r}"
+            )
+    if found.kind != kind:
+        raise BundleError(f"model kind {kind!r}: {entry.value}.kind: expected {kind!r}, found {found.kind!r}")
     return found
+
+
+def bind(bundle: Bundle) -> Model:
+    """Model of a bundle's kind, bound to it.
+
+    Raises
+    ------
+    BundleError
+        If the kind is unknown, its class is wrong, or the bundle is not one of that kind.
+    """
+    made = model_class(bundle.kind)
+    try:
+        return made(bundle)
+    except BundleError:
+        raise
+    except Exception as error:  # whatever a constructor of somebody else's makes of missing or odd weights
+        reason = f"{type(error).__name__}: {error}"
+        raise BundleError(f"{bundle.path}: not a bundle of kind {bundle.kind!r}: {reason}") from error
 
 
 def inference_version(kind: str) -> int:
@@ -57,7 +91,10 @@ def inference_version(kind: str) -> int:
     """
     entry = _entry(kind)
     if entry.module not in sys.modules:
-        specification = importlib.util.find_spec(entry.module)
+        try:
+            specification = importlib.util.find_spec(entry.module)
+        except ImportError:  # of the package that holds the module
+            specification = None
         if specification is not None and specification.origin and specification.origin.endswith(".py"):
             written = _written_version(Path(specification.origin).read_text(encoding="utf-8"), entry.attr)
             if written is not None:
@@ -96,4 +133,4 @@ def load_model(path: Path, expected_digest: str | None = None) -> Model:
     bundle = load_bundle(path)
     if expected_digest is not None and bundle.digest != expected_digest:
         raise BundleError(f"{path}: expected digest {expected_digest[:12]}, found {bundle.digest[:12]}")
-    return model_class(bundle.kind)(bundle)
+    return bind(bundle)

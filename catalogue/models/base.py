@@ -29,18 +29,29 @@ class Output:
     Attributes
     ----------
     name : str
-        Name in the predictions store (``age``, ``age_error``, ``z0``).
+        Name in the predictions store (``age``, ``age_error``, ``z0``), as expressions can write it.
     dtype : str
-        ``"float32"`` or ``"float64"`` for values; ``NaN`` is missing.
+        ``"float32"`` or ``"float64"``; ``NaN`` is missing. A class is a number too; a data model names it.
     unit : str
         FITS-standard unit string, empty if dimensionless.
     description : str
+
+    Raises
+    ------
+    ValueError
+        If the name is not one that expressions can write, or the dtype is another.
     """
 
     name: str
     dtype: str
     unit: str
     description: str
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"output {self.name!r}: expected a name of letters, digits and underscores")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"output {self.name!r}: expected dtype float32 or float64, found {self.dtype!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,9 @@ def import_astronn(
             return _import_bcnn(directory, out, parameters, layers, pixels, labels, age_linear, common)
         if kind == "ApokascEncoderDecoder":
             return _import_latent(directory, out, parameters, layers, pixels, common)
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+    except KeyError as error:
+        raise BundleError(f"{directory / PARAMETERS}: key {error} is missing, which an {kind} has") from error
+    except (IndexError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"{directory}: cannot be imported as {kind}: {error}") from error
     raise BundleError(f"{directory}: expected an ApogeeBCNN or an ApokascEncoderDecoder, found {kind!r}")
 
@@ -115,6 +117,8 @@ def read_keras_layers(path: Path) -> list[KerasLayer]:
             arrays = _old_layout(root) if "layer_names" in root.attrs else _new_layout(root)
     except OSError as error:
         raise BundleError(f"{path}: not an HDF5 file: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # groups and attributes of another's file
+        raise BundleError(f"{path}: not a file of Keras's weights: {error}") from error
     layers, position = [], 0
     while position + 1 < len(arrays):
         (name, kernel), (_, bias) = arrays[position : position + 2]
@@ -172,11 +176,13 @@ def _natural(name: str) -> tuple[str, int]:
 
 def _read_parameters(directory: Path) -> dict[str, Any]:
     try:
-        parameters: dict[str, Any] = json.loads((directory / PARAMETERS).read_text())
+        parameters = json.loads((directory / PARAMETERS).read_text())
     except OSError as error:
         raise BundleError(f"{directory / PARAMETERS}: {error.strerror}") from error
     except ValueError as error:
         raise BundleError(f"{directory / PARAMETERS}: not JSON: {error}") from error
+    if not isinstance(parameters, dict):
+        raise BundleError(f"{directory / PARAMETERS}: expected keys and values, found {type(parameters).__name__}")
     return parameters
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from catalogue.models import InferenceSettings, model_class
+from catalogue.models import InferenceSettings
+from catalogue.pipeline.contract import check_models
 from catalogue.pipeline.file_digests import forget_layout, record_layout, record_missing_layouts
 from catalogue.pipeline.lazy_cluster import LazyCluster
 from catalogue.pipeline.lock import RunLock
@@ -114,6 +115,8 @@ def build(
 
     Raises
     ------
+    ConfigurationError
+        If a model cannot be applied, or a product names an output that its model does not have.
     RunLocked
         If another run owns the directory, or has taken it over because this one stood still for minutes.
     MergeRefused
@@ -142,6 +145,8 @@ def plan(run: Run, rescan: bool = False) -> RunPlan:
 
     Raises
     ------
+    ConfigurationError
+        If a model cannot be applied, or a product names an output that its model does not have.
     RunLocked
         If another run owns the directory.
     """
@@ -156,6 +161,8 @@ def plan(run: Run, rescan: bool = False) -> RunPlan:
         or not is_merged(run, product, merge_inputs(run, product, manifest, ingest_plan, inferences))
         for product in run.products
     }
+    if any(products.values()):
+        check_models(run)
     seconds = sum(merge_record(run, p).get("seconds", 0.0) for p in run.products if products[p.name])
     return RunPlan(ingest_plan, inferences, products, earlier_rate(run), seconds)
 
@@ -208,6 +215,8 @@ def _do_ingest(
 ) -> StagePlan:
     plan = known or plan_ingest(run, manifest, run.directory.parent, rescan)
     tasks = [(_task_key("ingest", unit), ingest, (_ingest_task(run, unit),)) for unit in plan.to_do]
+    if tasks:
+        check_models(run)  # before hours of reading
     stores = [run.directory.spectra]
     finished = _run_stage(run, "ingest", tasks, plan.to_do, stores, workers, result, progress, stop)
     result.ingested += len(finished)
@@ -261,6 +270,7 @@ def _do_infer(
             tasks.append((_task_key("infer", source), infer, (task,)))
             units.append(source)
     if tasks:
+        check_models(run)
         _create_predictions(run, manifest)
     stores = [run.directory.predictions(model.identity) for model in run.models]
     finished = _run_stage(run, "infer", tasks, units, stores, workers, result, progress, stop)
@@ -300,8 +310,7 @@ def _model_task(run: Run, identity: str, unit: UnitPlan) -> ModelTask:
 def _create_predictions(run: Run, manifest: Manifest) -> None:
     """Create or resize the predictions of every model to the rows of the run."""
     for model in run.models:
-        outputs = model_class(model.bundle.kind)(model.bundle).outputs
-        columns = [RowColumn(output.name, output.dtype, output.unit, output.description) for output in outputs]
+        columns = [RowColumn(o.name, o.dtype, o.unit, o.description) for o in model.model.outputs]
         attributes = {
             "bundle": model.bundle.description.name,
             "digest": model.bundle.digest,
@@ -369,6 +378,7 @@ def _merge_all(
         if is_merged(run, product, inputs):
             result.merged.append(Merged(product.name, (), manifest.n_rows, False))
             continue
+        check_models(run)
         began = time.perf_counter()
         with progress.stage(f"merge {product.name}", manifest.n_rows, None) as advance:
 

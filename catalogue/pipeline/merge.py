@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from catalogue.datamodels import DataModel, numpy_dtype
-from catalogue.models import model_class
 from catalogue.pipeline.faults import fault_point
 from catalogue.pipeline.file_digests import file_digests
 from catalogue.pipeline.manifest import Manifest
@@ -306,9 +305,7 @@ class _Sources:
         self.extra = [name for name in run.extra_columns if name in names]
         self.parent = pq.ParquetFile(run.directory.parent) if self.extra else None
         self.models: dict[str, AppliedModel] = {alias: run.model_for(product, alias) for alias in product.uses}
-        self.outputs = {
-            alias: model_class(model.bundle.kind)(model.bundle).outputs for alias, model in self.models.items()
-        }
+        self.outputs = {alias: model.model.outputs for alias, model in self.models.items()}
 
     def read(self, units: Sequence[UnitPlan]) -> dict[str, Any]:
         ingest, *inferences = units

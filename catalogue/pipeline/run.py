@@ -10,7 +10,7 @@ from typing import Any
 
 from catalogue.config import ConfigurationError, RunConfiguration, check_inputs_exist
 from catalogue.datamodels import DataModel, DataModelError, load_data_model
-from catalogue.models import Bundle, BundleError, find_bundle, load_bundle
+from catalogue.models import Bundle, BundleError, Model, bind, find_bundle, inference_version, load_bundle
 from catalogue.pipeline.records import digest_of
 from catalogue.surveys import Survey, load_survey
 
@@ -95,6 +95,11 @@ class AppliedModel:
         """Digest of everything else than the bundle and the spectra that can change a number."""
         return digest_of(self.settings)
 
+    @cached_property
+    def model(self) -> Model:
+        """The model bound to its bundle, for what it says of itself; importing it takes a second."""
+        return bind(self.bundle)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -154,7 +159,7 @@ def resolve_run(configuration: RunConfiguration) -> Run:
     ------
     ConfigurationError
         For a missing path, an unknown survey, bundle or product, two models of one kind, a product whose model is not
-        in the run, or a bundle made for another survey.
+        in the run, a bundle made for another survey or grid, or of a kind that is not installed.
     """
     check_inputs_exist(configuration)
     _check_formats(configuration)
@@ -165,6 +170,8 @@ def resolve_run(configuration: RunConfiguration) -> Run:
         raise ConfigurationError(f"survey: {error.args[0]}") from error
     try:
         bundles = [load_bundle(find_bundle(name, here)) for name in configuration.model]
+        for bundle in bundles:
+            inference_version(bundle.kind)  # refuses a kind that is not installed
     except BundleError as error:
         raise ConfigurationError(f"model: {error}") from error
     try:
@@ -196,6 +203,11 @@ def _check_fit(survey: Survey, bundles: list[Bundle], products: tuple[DataModel,
             raise ConfigurationError(
                 f"model: bundle {bundle.description.name} is for survey {bundle.description.survey}, "
                 f"the run's is {survey.name}"
+            )
+        if bundle.description.grid != survey.grid.name:
+            raise ConfigurationError(
+                f"model: bundle {bundle.description.name} is for grid {bundle.description.grid}, "
+                f"that of survey {survey.name} is {survey.grid.name}"
             )
     for product in products:
         if product.survey != survey.name:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogue.models import InferenceSettings, Model, SpectraBatch, load_model
+from catalogue.models.contract import check_predictions
 from catalogue.pipeline.faults import fault_point
 from catalogue.pipeline.file_digests import file_digests, files_of_unit
 from catalogue.pipeline.records import Record, record_with_files, remove_record, write_record
@@ -143,7 +144,9 @@ def infer(task: InferTask, halvings: int = 0) -> UnitSummary:
         for part, model, result in zip(parts, models, results, strict=True):
             settings = part.settings
             settings = replace(settings, granules=max(settings.granules >> halvings, 1))
-            for name, values in model.predict(batch, settings).items():
+            predictions = model.predict(batch, settings)
+            check_predictions(model, batch, predictions)
+            for name, values in predictions.items():
                 result[name][at] = values
     seconds = time.perf_counter() - began
     for part, result in zip(parts, results, strict=True):

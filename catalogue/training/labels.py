@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
+
+from catalogue.spectra.table_source import ParentError
+from catalogue.spectra.tables import open_table
 
 Values = NDArray[np.float64]
 _NEEDED = ("age", "age_error", "mass", "mass_error")
 _OPTIONAL = ("age_mass_correlation", "teff", "logg", "feh", "alpha_fe", "c_fe", "n_fe")
+_MISSING = ("", "nan", "null", "none", "na", "n/a", "--", "-")
+_LARGEST = 100.0
+"""Gyr and solar masses: a table in Myr or years is above it, APOKASC's oldest star is not."""
+_ROWS_AT_ONCE = 65_536
 
 
 class LabelError(ValueError):
@@ -73,68 +81,99 @@ class LabelTable:
         return np.stack([top, np.stack([off, self.mass_error**2], axis=1)], axis=1)
 
 
-def check_labels(labels: LabelTable) -> None:
+def check_labels(labels: LabelTable, source: str | Path = "labels") -> None:
     """Refuse labels that no loss can use.
 
     Raises
     ------
     LabelError
-        For ages, masses or errors that are NaN, zero or negative, correlations outside (-1, 1) and
-        repeated keys, with the number of rows and the first keys.
+        For ages, masses or errors that are NaN, zero or negative, ages and masses that cannot be in Gyr and solar
+        masses, correlations outside (-1, 1) and empty or repeated keys, with ``source``, the number of rows, and the
+        first of them, counted from 0, with their keys.
     """
     for name in _NEEDED:
         values = getattr(labels, name)
-        _refuse(labels, ~np.isfinite(values), f"{name} is NaN or infinite")
-        _refuse(labels, values <= 0, f"{name} is zero or negative")
-    _refuse(labels, ~(np.abs(labels.age_mass_correlation) < 1), "age_mass_correlation is not between -1 and 1")
+        _refuse(labels, ~np.isfinite(values), source, f"{name} is NaN or infinite")
+        _refuse(labels, values <= 0, source, f"{name} is zero or negative")
+    for name, unit in (("age", "Gyr, not Myr"), ("mass", "solar masses")):
+        _refuse(labels, getattr(labels, name) > _LARGEST, source, f"{name} is above {_LARGEST:g} (expected {unit})")
+    off = ~(np.abs(labels.age_mass_correlation) < 1)
+    _refuse(labels, off, source, "age_mass_correlation is not between -1 and 1")
+    _refuse(labels, labels.key == "", source, "the key is empty")
     _, first = np.unique(labels.key, return_index=True)
     repeated = np.ones(len(labels), dtype=bool)
     repeated[first] = False
-    _refuse(labels, repeated, "the key occurs earlier")
+    _refuse(labels, repeated, source, "the key occurs earlier")
 
 
-def _refuse(labels: LabelTable, wrong: NDArray[np.bool_], reason: str) -> None:
+def _refuse(labels: LabelTable, wrong: NDArray[np.bool_], source: str | Path, reason: str) -> None:
     if wrong.any():
-        keys = ", ".join(labels.key[wrong][:5].tolist())
-        raise LabelError(f"labels: {reason} in {wrong.sum()} of {len(labels)} rows, first keys {keys}")
+        rows = np.flatnonzero(wrong)[:5].tolist()
+        keys = ", ".join(f"{labels.key[row]} (row {row})" for row in rows)
+        raise LabelError(f"{source}: {reason} in {wrong.sum()} of {len(labels)} rows, first keys {keys}")
 
 
 def read_labels(path: Path, key: str = "obsid") -> LabelTable:
-    """Read a CSV or Parquet label table and check it.
+    """Read a label table of any format that a parent table may have, and check it.
 
     Needed columns: the key, ``age`` and ``age_error`` (Gyr), ``mass`` and ``mass_error`` (solar masses). Optional:
     ``star`` (by default the key), ``state``, ``age_mass_correlation``, ``teff``, ``logg``, ``feh``, ``alpha_fe``,
-    ``c_fe``, ``n_fe``.
+    ``c_fe``, ``n_fe``. Blanks around keys, stars and states do not count.
 
     Raises
     ------
     LabelError
-        For a missing file or column, and see :func:`check_labels`.
+        For a missing or damaged file, a missing column, text where a number should be, and see :func:`check_labels`.
     """
-    if not path.is_file():
-        raise LabelError(f"labels: no such file: {path}")
-    table = pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
-    missing = [name for name in (key, *_NEEDED) if name not in table.column_names]
-    if missing:
-        found = ", ".join(table.column_names)
-        raise LabelError(f"{path}: expected columns {', '.join((key, *_NEEDED))}; found {found}")
+    try:
+        table = open_table(path)
+        missing = [name for name in (key, *_NEEDED) if name not in table.names]
+        if missing:
+            raise LabelError(f"{path}: no column {', '.join(missing)}; found {', '.join(table.names)}")
+        known = [name for name in (key, *_NEEDED, *_OPTIONAL, "state", "star") if name in table.names]
+        parts: dict[str, list[Any]] = {name: [] for name in known}
+        for batch in table.batches(list(parts), _ROWS_AT_ONCE):
+            for name, cells in parts.items():
+                cells += batch[name].to_pylist()
+    except ParentError as error:
+        raise LabelError(str(error)) from error
+    except OSError as error:
+        raise LabelError(f"{path}: {error.strerror or error}") from error
+    n_rows = len(parts[key])
+    if not n_rows:
+        raise LabelError(f"{path}: no rows")
 
-    def numbers(name: str, default: float) -> Values:
-        if name not in table.column_names:
-            return np.full(len(table), default)
-        return np.asarray(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    def numbers(name: str) -> Values:
+        if name not in parts:
+            return np.full(n_rows, np.nan)
+        return np.array([_number(cell, path, row, name) for row, cell in enumerate(parts[name])])
 
     def text(name: str) -> NDArray[np.str_]:
-        values = table[name].cast(pa.string()).fill_null("").to_pylist()
-        return np.array(values, dtype=np.str_)
+        cells = parts.get(name, [""] * n_rows)
+        return np.array([_text(cell) for cell in cells], dtype=np.str_)
 
-    values = {name: numbers(name, np.nan) for name in (*_NEEDED, *_OPTIONAL)}
+    values = {name: numbers(name) for name in (*_NEEDED, *_OPTIONAL)}
     values["age_mass_correlation"] = np.nan_to_num(values["age_mass_correlation"], nan=0.0)
-    state = text("state") if "state" in table.column_names else np.full(len(table), "", dtype=np.str_)
-    star = text("star") if "star" in table.column_names else text(key)
-    labels = LabelTable(key=text(key), star=star, state=state, **values)
-    check_labels(labels)
+    star = text("star") if "star" in parts else text(key)
+    labels = LabelTable(key=text(key), star=star, state=text("state"), **values)
+    check_labels(labels, path)
     return labels
+
+
+def _number(cell: Any, path: Path, row: int, name: str) -> float:
+    if cell is None or (isinstance(cell, str) and cell.strip().lower() in _MISSING):
+        return math.nan
+    try:
+        return float(cell)
+    except (TypeError, ValueError) as error:
+        raise LabelError(f"{path}, row {row}: {name}: expected a number, found {cell!r}") from error
+
+
+def _text(cell: Any) -> str:
+    """A cell as the store spells it: integers without the ``.0`` that they get beside a missing value."""
+    text = "" if cell is None or cell != cell else str(cell).strip()
+    whole, dot, decimals = text.partition(".")
+    return whole if dot and whole.isdigit() and decimals.strip("0") == "" else text
 
 
 def write_labels(path: Path, labels: LabelTable, key: str = "obsid") -> None:
@@ -157,11 +196,23 @@ def apokasc_labels(directory: Path) -> LabelTable:
     ----------
     directory : Path
         With ``apokasc2.tsv`` and ``apokasc3_gold_apoor.csv``.
+
+    Raises
+    ------
+    LabelError
+        If a column is missing, or no star is in both.
     """
     second = _read_tsv(directory / "apokasc2.tsv")
-    third = pyarrow.csv.read_csv(directory / "apokasc3_gold_apoor.csv").to_pydict()
+    try:
+        third = pyarrow.csv.read_csv(directory / "apokasc3_gold_apoor.csv").to_pydict()
+    except pa.ArrowInvalid as error:
+        raise LabelError(f"{directory / 'apokasc3_gold_apoor.csv'}: {error}") from error
+    _expect(directory / "apokasc2.tsv", second, ("KIC", "LogAge", "s_M(cor)"))
+    _expect(directory / "apokasc3_gold_apoor.csv", third, _GOLD)
     position = {kic: i for i, kic in enumerate(second["KIC"])}
     rows = [(i, position[str(kic)]) for i, kic in enumerate(third["KIC"]) if str(kic) in position]
+    if not rows:
+        raise LabelError(f"{directory}: no KIC is in both apokasc2.tsv and apokasc3_gold_apoor.csv")
     here, there = np.array(rows).T
 
     def gold(name: str) -> Values:
@@ -189,6 +240,17 @@ def apokasc_labels(directory: Path) -> LabelTable:
     numbers = [getattr(labels, name) for name in (*_NEEDED, *_OPTIONAL)]
     complete = np.all([np.isfinite(values) for values in numbers], axis=0) & (relative > 0)
     return labels.take(complete)
+
+
+_GOLD = (
+    "KIC", "Mass", "S_Mass", "Evol_State", "Teff", "Logg_Seis", "[Fe/H]", "[Alp/Fe]", "[C/Fe]", "[N/Fe]",
+)  # fmt: skip
+
+
+def _expect(path: Path, table: dict[str, Any], names: tuple[str, ...]) -> None:
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise LabelError(f"{path}: no column {', '.join(missing)}; found {', '.join(table)}")
 
 
 def _read_tsv(path: Path) -> dict[str, list[str]]:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from catalogue.config import ConfigurationError
 from catalogue.training.coadd import write_coadd
 from catalogue.training.correction import load_correction, rest_wavelengths
 from catalogue.training.emulator import GiantEmulator
 from catalogue.training.instrument import LOG10_FIRST, LOG10_STEP
-from catalogue.training.labels import LabelTable, apokasc_labels, read_labels, write_labels
+from catalogue.training.labels import LabelError, LabelTable, apokasc_labels, read_labels, write_labels
 from catalogue.training.observation import N_PIXELS, Observations, ObservationSettings, observe
 from catalogue.training.population import draw_population, scattered
 
@@ -145,11 +146,18 @@ def simulated_stars(configuration: SimulationConfiguration, generator: np.random
 
 def _stars(configuration: SimulationConfiguration, generator: np.random.Generator) -> LabelTable:
     if configuration.apokasc and configuration.labels:
-        raise ValueError("simulation: give apokasc or labels, not both")
+        raise ConfigurationError("simulation: give apokasc or labels, not both")
     if configuration.apokasc:
         stars = apokasc_labels(configuration.apokasc)
     elif configuration.labels:
         stars = read_labels(configuration.labels)
+        for name in ("teff", "logg", "feh"):
+            unknown = np.flatnonzero(~np.isfinite(getattr(stars, name)))
+            if len(unknown):
+                raise LabelError(
+                    f"{configuration.labels}: {name} is needed for a spectrum and unknown in {len(unknown)} of "
+                    f"{len(stars)} rows, first key {stars.key[unknown[0]]} (row {unknown[0]})"
+                )
     else:
         return draw_population(configuration.stars or 300, generator)
     if configuration.stars is None or configuration.stars >= len(stars):

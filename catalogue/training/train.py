@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from catalogue.config import ConfigurationError
 from catalogue.models import load_model, model_class
 from catalogue.models.base import (
     InferenceSettings,
@@ -153,9 +156,12 @@ def train(configuration: TrainingConfiguration, directory: Path, progress: Progr
 
     Raises
     ------
+    ConfigurationError
+        For a survey or model that is unknown or cannot be trained.
     LabelError
         For labels that cannot be used, keys that do not match, fewer usable stars than components or a missing state.
     """
+    _trainable(configuration)  # before minutes of simulating
     data = training_set(configuration)
     checkpoint = directory.with_name(directory.name + ".training")
     inputs = learn_inputs(configuration, data.survey)
@@ -176,7 +182,10 @@ def training_set(configuration: TrainingConfiguration) -> TrainingSet:
         assert configuration.store is not None
         assert configuration.labels is not None
         labels = read_labels(configuration.labels, configuration.key)
-        survey = load_survey(configuration.survey)
+        try:
+            survey = load_survey(configuration.survey)
+        except KeyError as error:
+            raise ConfigurationError(f"survey: {error.args[0]}") from error
         data = load_training_set(survey, configuration.store, labels, configuration.key, configuration.partial)
         if configuration.oscillations is not None:
             data = replace(data, oscillations=read_oscillations(configuration.oscillations, data.labels))
@@ -204,10 +213,21 @@ def learn_inputs(configuration: TrainingConfiguration, survey: Survey) -> Networ
 def _trainable(configuration: TrainingConfiguration) -> type[Trainable]:
     model = model_class(configuration.model)
     if not issubclass(model, Trainable):
-        raise ValueError(f"model {configuration.model!r} cannot be trained here: it is not Trainable")
+        raise ConfigurationError(f"model: {configuration.model!r} cannot be trained here: it is not Trainable")
     if configuration.auxiliary and not model.learns_parameters:
-        raise ValueError(f"model {configuration.model!r} learns no auxiliary parameters")
+        raise ConfigurationError(f"auxiliary: model {configuration.model!r} learns no auxiliary parameters")
     return model
+
+
+@contextmanager
+def _told_of(configuration: TrainingConfiguration, n_spectra: int) -> Iterator[None]:
+    """Context in which what a model's preprocessing refuses is said of the labelled spectra that it was given."""
+    try:
+        yield
+    except ValidationError:
+        raise
+    except ValueError as error:
+        raise LabelError(f"model {configuration.model!r} on {n_spectra} labelled spectra: {error}") from error
 
 
 def train_on(
@@ -227,19 +247,21 @@ def train_on(
     model = _trainable(configuration)
     learn, stop, calibrate = stars_apart(configuration, data, rows)
     if inputs is None:
-        inputs = model.fit_inputs(
-            data.spectra.take(learn),
-            data.survey.grid,
-            configuration.preprocessing,
-            configuration.seed,
-            without_noise(data, learn),
-            redrawn(data, learn, configuration.companion_draws, configuration.seed),
-        )
+        with _told_of(configuration, len(learn)):
+            inputs = model.fit_inputs(
+                data.spectra.take(learn),
+                data.survey.grid,
+                configuration.preprocessing,
+                configuration.seed,
+                without_noise(data, learn),
+                redrawn(data, learn, configuration.companion_draws, configuration.seed),
+            )
     used = np.sort(np.concatenate([learn, stop]))
     prepared = inputs.prepare(data.spectra.take(used))
     observations, usable = _observations(configuration, data, used, inputs)
     usable &= prepared.usable.cpu().numpy()
-    scale = model.fit_labels(data.labels.physical()[learn])
+    with _told_of(configuration, len(learn)):
+        scale = model.fit_labels(data.labels.physical()[learn])
     targets = _targets(configuration, data, used, learn, scale)
     learn_rows, stop_rows = (np.flatnonzero(np.isin(used, part) & usable) for part in (learn, stop))
     if not len(learn_rows) or not len(stop_rows):
@@ -256,7 +278,8 @@ def train_on(
     description = _description(configuration, data, learn, model).model_copy(update={"architecture": architecture})
     with tempfile.TemporaryDirectory() as folder:
         raw = model.to_bundle(Path(folder) / "raw", description, inputs, result.network, scale)
-        found = model.complete(architecture, raw, _labelled(data, learn), _labelled(data, calibrate))
+        with _told_of(configuration, len(calibrate)):
+            found = model.complete(architecture, raw, _labelled(data, learn), _labelled(data, calibrate))
         unseen = _unseen(data, calibrate, predict_rows(raw.path, data.spectra.take(calibrate)))
     metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
     metrics |= {**unseen, "training_seconds": round(time.perf_counter() - began, 1)}

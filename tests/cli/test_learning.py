@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -59,3 +62,33 @@ def test_a_training_is_not_continued_with_other_settings(train, tmp_path, monkey
     assert "other settings or other data" in refused(train("fit.learning_rate=0.5"))
     assert train().exit_code == 0
     assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model", "sbt", "unknown model kind 'sbt'; installed: "),
+        ("survey", "lamost", "survey: unknown survey 'lamost'; installed: "),
+        ("store", "nowhere.zarr", "nowhere.zarr"),
+        ("labels", "nowhere.csv", "nowhere.csv: no such file"),
+        ("simulation", "{}", "give either store and labels, or simulation"),
+    ],
+)
+def test_names_that_lead_nowhere_are_refused(tmp_path, key, value, message):
+    (tmp_path / "labels.csv").write_text("obsid,age,age_error,mass,mass_error\n1,2.0,0.2,1.1,0.1\n")
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump({**CONFIGURATION, key: yaml.safe_load(value)}))
+    said = refused(CliRunner().invoke(app, ["train", str(tmp_path / "train.yaml"), str(tmp_path / "bundle")]))
+    assert message in said
+
+
+@pytest.mark.parametrize("stars", [2, 3, 9])
+def test_too_few_stars_are_refused(train, monkeypatch, stars):
+    monkeypatch.setattr(training, "training_set", lambda configuration: _training_set(stars))
+    assert "found" in refused(train("preprocessing.n_components=8"))
+
+
+def test_labels_that_are_all_the_same_are_refused(train, monkeypatch):
+    data = _training_set()
+    same = replace(data, labels=replace(data.labels, age=np.full(60, 5.0)))
+    monkeypatch.setattr(training, "training_set", lambda configuration: same)
+    assert "label 0 is the same in all" in refused(train())

@@ -24,11 +24,17 @@ def test_the_kinds_are_the_modules():
         ("nowhere", "expected local, cuda, a scheduler's address or a YAML file, found 'nowhere'"),
         ({}, "kind: expected one of address, cuda, local, mpi, pbs, scheduler_file, slurm, found None"),
         ({"kind": "cloud"}, "found 'cloud'"),
-        ({"kind": "local", "wokers": 3}, "wokers: .*found 3"),
+        ({"kind": "local", "wokers": 3}, r"cluster: wokers: unknown key; did you mean workers\?"),
         ({"kind": "local", "workers": 0}, "workers: .*found 0"),
         ({"kind": "slurm", "cores": "many"}, "cores: .*found 'many'"),
         ({"kind": "slurm", "walltime": 36000}, "walltime: .*in quotes.*found 36000"),
         ({"kind": "mpi", "launcher": []}, "launcher"),
+        ({"kind": "slurm", "memory": 16}, "cluster: memory: expected text with a unit.*found 16"),
+        (
+            {"kind": "slurm", "job_script_prologue": "module load python"},
+            r'cluster: job_script_prologue: expected a list, such as \["module load python"\], found',
+        ),
+        ({"kind": "pbs", "job_extra_directives": "-m n"}, "job_extra_directives: expected a list"),
     ],
 )
 def test_a_wrong_description_is_refused(tmp_path, where, message):
@@ -104,6 +110,20 @@ def test_batch_systems_without_their_package_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(ClusterError, match=r"install stellar-catalogue\[hpc\]"):
         cluster.job_script({"kind": "slurm", "memory": "1 GB"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kind: slurm\n", r"mine\.yaml: memory: missing; expected the memory of a job"),
+        ("kind: slurm\nmemory: 1 GiB\nqeue: normal\n", r"mine\.yaml: qeue: unknown key; did you mean queue\?"),
+        ("kind: slurm\nmemory: 1 GiB\nwalltime: 4h\n", r"mine\.yaml: walltime: expected HH:MM:SS .*found '4h'"),
+    ],
+)
+def test_a_job_that_cannot_be_written_is_refused_with_file_and_key(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ClusterError, match=message):
+        cluster.job_script(tmp_path / "mine.yaml")
 
 
 @pytest.mark.parametrize("where", [{"kind": "local"}, {"kind": "cuda"}, {"kind": "mpi"}])

@@ -128,6 +128,24 @@ def test_damaged_directories_are_refused(tmp_path):
     (directory / "astroNN_model_parameter.json").write_text("{")
     with pytest.raises(BundleError, match="not JSON"):
         import_astronn(directory, tmp_path / "out")
+    (directory / "astroNN_model_parameter.json").write_text("[]")
+    with pytest.raises(BundleError, match="expected keys and values, found list"):
+        import_astronn(directory, tmp_path / "out")
+
+
+def test_a_missing_key_is_named_with_its_file(tmp_path):
+    directory = write_directory(tmp_path / "net", {key: BCNN[key] for key in BCNN if key != "filternum"})
+    write_old(directory / "model_weights.h5", random_layers(BCNN_SHAPES))
+    with pytest.raises(BundleError, match=r"astroNN_model_parameter.json: key 'filternum' is missing"):
+        import_astronn(directory, tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", [["nowhere"], 3])
+def test_a_file_of_another_program_is_not_taken_for_keras(tmp_path, names):
+    with h5py.File(tmp_path / "model_weights.h5", "w") as file:
+        file.attrs["layer_names"] = names
+    with pytest.raises(BundleError, match="not a file of Keras's weights"):
+        read_keras_layers(tmp_path / "model_weights.h5")
 
 
 # Against Keras itself --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from catalogue.config import ConfigurationError
 from catalogue.models.base import LabelScale
 from catalogue.models.bundle import load_bundle
 from catalogue.models.spt import SpectralTransformer
@@ -149,7 +150,7 @@ def test_an_unknown_parameter_is_refused(tmp_path):
 
 
 def test_parameters_for_a_model_that_learns_none_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="learns no auxiliary parameters"):
+    with pytest.raises(ConfigurationError, match="learns no auxiliary parameters"):
         train_on(_configuration(model="astronn_bcnn", auxiliary=("teff",)), _training_set(), np.arange(60), tmp_path)
 
 

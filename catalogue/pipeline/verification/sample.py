@@ -196,6 +196,7 @@ def check_catalogue(run: Run, product: DataModel, sample: Sample, stages: list[S
     """Rows of every catalogue file, read by other people's libraries, against the stores."""
     tally = Tally(f"sample: {product.name}")
     expected = _expected_rows(run, product, sample.rows, stages)
+    missing = {column.name: column.missing for column in product.columns}
     unread = []
     for name in run.configuration.output.formats:
         path = output_path(run, product, name)
@@ -208,7 +209,11 @@ def check_catalogue(run: Run, product: DataModel, sample: Sample, stages: list[S
             tally.add([Finding(path.name, f"cannot be read: {error}")])
             continue
         for row in sample.rows:
-            wrong = [column for column, value in expected[row].items() if not _same_cell(found[row][column], value)]
+            wrong = [
+                column
+                for column, value in expected[row].items()
+                if not _same_cell(found[row][column], value, missing[column])
+            ]
             if wrong:
                 reason = f"{wrong[0]}: expected {expected[row][wrong[0]]}, found {found[row][wrong[0]]}"
                 tally.add([Finding(path.name, reason, (row, row))])
@@ -251,14 +256,17 @@ def _same(found: Any, expected: Any) -> bool:
     return bool(found == expected) or (math.isnan(float(found)) and math.isnan(float(expected)))
 
 
-def _same_cell(found: Any, expected: Any) -> bool:
-    """Whether a file's cell says what the data model says, as exactly as the file's type can."""
+def _same_cell(found: Any, expected: Any, missing: int | None) -> bool:
+    """Whether a file's cell says what the data model says, as exactly as the file's type can.
+
+    ``missing`` is the missing value of the column, if it holds integers.
+    """
     if isinstance(expected, str):
         return ("" if found is None else str(found)) == expected
     if isinstance(expected, np.bool_):
         return str(found).lower() in (("true", "t", "1") if expected else ("false", "f", "0"))
     if found is None or str(found).strip().lower() in ("", "nan", "null"):
-        return bool(expected != expected) or expected == MISSING_INTEGER
+        return bool(expected != expected) or (missing is not None and bool(expected == missing))
     if isinstance(expected, np.integer):
         return int(found) == int(expected)
     value = expected.dtype.type(found)
