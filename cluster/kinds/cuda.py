@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -49,10 +49,13 @@ class Settings(ClusterSettings):
         scratch.mkdir(parents=True, exist_ok=True)
         cluster_class = cuda_cluster_class()
         found = visible_gpus()
-        count = workers or (len(self.devices) if self.devices else found)
+        devices = self.devices or found
+        count = workers or len(devices)
+        if count > len(devices):
+            raise ClusterError(f"expected at most {len(devices)} workers, one for each GPU, found {count}")
         threads = self.threads or max(1, CPU_COUNT // count)
         security = loopback_security(self.tls)
-        keywords = self.cluster_keywords(count, scratch, security)
+        keywords = self.cluster_keywords(devices, count, scratch, security)
         with (
             dask.config.set(local_configuration(threads)),
             quiet(),
@@ -63,10 +66,12 @@ class Settings(ClusterSettings):
             cluster.adapt(minimum=count, maximum=count)
             yield client
 
-    def cluster_keywords(self, count: int, scratch: Path, security: Any) -> dict[str, Any]:
+    def cluster_keywords(
+        self, devices: Sequence[int | str], count: int, scratch: Path, security: Any
+    ) -> dict[str, Any]:
         """Keywords of dask-cuda's ``LocalCUDACluster``."""
         return {
-            "CUDA_VISIBLE_DEVICES": self.devices,
+            "CUDA_VISIBLE_DEVICES": list(devices),
             "n_workers": count,
             "threads_per_worker": 1,
             # Workers hold no results, on the device or off it: nothing is to be spilled.
@@ -100,8 +105,8 @@ def cuda_cluster_class() -> Any:
     return LocalCUDACluster
 
 
-def visible_gpus() -> int:
-    """Number of GPUs that this process may use.
+def visible_gpus() -> list[int | str]:
+    """Indices or UUIDs of the GPUs that this process may use.
 
     Raises
     ------
@@ -112,17 +117,19 @@ def visible_gpus() -> int:
 
     # Asked of the driver first: without a device dask-cuda would start its workers again and again.
     try:
-        count, reason = int(get_gpu_count()), "the driver lists none"
+        found, reason = list[int | str](range(int(get_gpu_count()))), "the driver lists none"
     except Exception as error:  # the errors of NVML have no public parent
-        count, reason = 0, str(error)
+        found, reason = [], str(error)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if count and visible is not None:
-        # CUDA itself stops at the first entry that is no device, for which -1 and nothing are in use.
-        entries = itertools.takewhile(lambda entry: entry.strip() not in ("", "-1"), visible.split(","))
-        count, reason = len(list(entries)), f"CUDA_VISIBLE_DEVICES is {visible!r}"
-    if count < 1:
+    if found and visible is not None:
+        # CUDA itself stops at the first entry that is no device, for which -1 and nothing are in use; dask-cuda does
+        # not, and would give the first worker the device -1.
+        entries = (entry.strip() for entry in visible.split(","))
+        found = list(itertools.takewhile(lambda entry: entry not in ("", "-1"), entries))
+        reason = f"CUDA_VISIBLE_DEVICES is {visible!r}"
+    if not found:
         raise ClusterError(f"no NVIDIA GPU was found: {reason}; use cluster: local, or run on a GPU node")
-    return count
+    return found
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def machine(monkeypatch):
 
 @pytest.mark.parametrize(
     ("gpus", "visible", "expected"),
-    [(4, None, 4), (4, "0,2", 2), (4, "GPU-8f3a", 1), (4, "0,-1,2", 1)],
+    [(4, None, [0, 1, 2, 3]), (4, "0, 2", ["0", "2"]), (4, "GPU-8f3a", ["GPU-8f3a"]), (4, "0,-1,2", ["0"])],
 )
 def test_the_gpus_are_those_that_cuda_shows(machine, gpus, visible, expected):
     machine.has(gpus, visible)
@@ -82,10 +82,22 @@ def test_what_dask_cuda_raises_is_told(machine, tmp_path):
     ):
         pass
     assert machine.made[0]["n_workers"] == 2
+    assert machine.made[0]["CUDA_VISIBLE_DEVICES"] == [0, 1]
+
+
+@pytest.mark.parametrize("where", ["cuda", {"kind": "cuda", "devices": [0, 1]}])
+def test_a_gpu_is_not_shared(machine, tmp_path, where):
+    machine.has(2)
+    with (
+        pytest.raises(ClusterError, match="expected at most 2 workers, one for each GPU, found 3"),
+        cluster.connect(where, relative_to=tmp_path, scratch=tmp_path, workers=3),
+    ):
+        pass
+    assert machine.made == []
 
 
 def test_workers_on_gpus_have_one_thread_and_spill_nothing(tmp_path):
-    keywords = Settings(kind="cuda", devices=[1, 3]).cluster_keywords(2, tmp_path, None)
+    keywords = Settings(kind="cuda").cluster_keywords([1, 3], 2, tmp_path, None)
     assert keywords["CUDA_VISIBLE_DEVICES"] == [1, 3]
     assert (keywords["n_workers"], keywords["threads_per_worker"]) == (2, 1)
     assert (keywords["memory_limit"], keywords["device_memory_limit"], keywords["data"]) == (0, None, dict)
