@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import traceback
+from collections.abc import Iterator
+
 import torch
+
+_NO_MEMORY = re.compile("out of memory|STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|CUDNN_STATUS_NOT_INITIALIZED")
+"""What is said, beside torch's own error, when the memory of a GPU or page-locked memory is out."""
 
 
 class DeviceError(RuntimeError):
@@ -35,3 +43,26 @@ def choose_device(name: str, setting: str = "inference.device") -> torch.device:
             "with torch built for CUDA, ask the batch system for GPUs, or set device to cpu or auto"
         )
     return device
+
+
+@contextlib.contextmanager
+def one_memory_error() -> Iterator[None]:
+    """Raise what CUDA and its libraries raise in their own ways when there is no memory as torch's own error.
+
+    Whoever repeats the work with less finds the memory of the failed attempt free, also where other processes
+    compute on the same GPU.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+    """
+    try:
+        yield
+        return
+    except RuntimeError as error:
+        message = str(error)
+        if not (isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(message)):
+            raise
+        traceback.clear_frames(error.__traceback__)  # which hold tensors
+    torch.cuda.empty_cache()
+    raise torch.OutOfMemoryError(message)

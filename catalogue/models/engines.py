@@ -10,7 +10,7 @@ import torch
 
 from catalogue.models.base import InferenceSettings
 from catalogue.models.bundle import Bundle
-from catalogue.models.device import choose_device
+from catalogue.models.device import choose_device, one_memory_error
 
 Engine = TypeVar("Engine")
 
@@ -39,6 +39,8 @@ class Engines(Generic[Engine]):
         ------
         DeviceError
             If the device is not there.
+        torch.OutOfMemoryError
+            If its memory is out.
         """
         description = self._bundle.description
         passes = description.passes if settings.passes is None else settings.passes
@@ -47,5 +49,6 @@ class Engines(Generic[Engine]):
         key = (passes, seed, str(device))
         with self._lock:
             if key not in self._engines:
-                self._engines[key] = self._prepare(passes, seed, device)
+                with one_memory_error():
+                    self._engines[key] = self._prepare(passes, seed, device)
             return self._engines[key]

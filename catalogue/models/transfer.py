@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from catalogue.models.device import one_memory_error
 from catalogue.models.granules import map_granules
 from catalogue.models.packing import Places, Rows, whole_granules
 from catalogue.spectra.primitives import GRANULE_ROWS
@@ -159,11 +160,16 @@ def compute_granules(
         Of the rows and their result, filled up as what was loaded. The array is valid during the call only.
     places : Places
         Of this network; on a CPU it packs scattered rows.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If the memory of a GPU is out, however CUDA says so.
     """
     rows = rows_together(device, granules)
     if is_apart(device):
         # one at a time: lanes and precision are the process's
-        with _ON_DEVICE, full_precision():
+        with _ON_DEVICE, full_precision(), one_memory_error():
             convey(cuda_lanes(device), whole_granules(usable, rows), rows, load, compute, keep)
         return
 

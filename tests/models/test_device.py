@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import weakref
+
 import pytest
 import torch
 
-from catalogue.models.device import DeviceError, choose_device
+from catalogue.models.device import DeviceError, choose_device, one_memory_error
 
 
 @pytest.fixture
@@ -37,3 +40,31 @@ def test_a_gpu_that_is_not_there_is_one_clear_error(gpus, name, number):
     gpus(number)
     with pytest.raises(DeviceError, match=f"for '{name}', this process sees {number}: run on a GPU node"):
         choose_device(name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    ],
+)
+def test_a_gpu_without_memory_is_one_error_however_cuda_says_so_and_nothing_is_held(error):
+    held = []
+
+    def work():
+        tensor = torch.ones(3)
+        held.append(weakref.ref(tensor))
+        raise error
+
+    with pytest.raises(torch.OutOfMemoryError, match=re.escape(str(error))), one_memory_error():
+        work()
+    assert held[0]() is None
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="illegal memory access") as raised, one_memory_error():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert type(raised.value) is RuntimeError
