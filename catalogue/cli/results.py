@@ -40,7 +40,7 @@ def diff(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
     page: Annotated[Path | None, typer.Option(help="also write a page with plots")] = None,
 ) -> None:
-    """Compare two catalogues: schema, statuses and flags, ages and masses."""
+    """Compare two catalogues: schema, values, statuses and flags, and how far ages and masses moved."""
     from catalogue.difference import compare
     from catalogue.query.table import TableError
 

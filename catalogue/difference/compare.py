@@ -18,6 +18,7 @@ from catalogue.query.formats import format_of, open_table
 from catalogue.query.table import Table
 
 QUANTITIES = ("age", "mass")
+"""Roles of the quantities that are followed star by star; tables with neither have others, see :func:`_others`."""
 
 
 def compare(first: str | Path, second: str | Path, key: str | None = None) -> Difference:
@@ -80,6 +81,18 @@ def _unit_factor(first: str, second: str) -> float | None:
         return None
 
 
+def _others(table: Table) -> list[tuple[str | None, str | None]]:
+    """Floating-point columns of a table without ages and masses, each with that of its error, if there is one."""
+    floats = {name.lower(): name for name, c in table.columns.items() if c.dtype.kind == "f" and not c.shape}
+    errors = {
+        name: floats[error]
+        for name in floats
+        for error in (f"{name}_error", f"{name}_err", f"e_{name}")
+        if error in floats
+    }
+    return [(floats[name], errors.get(name)) for name in floats if floats[name] not in errors.values()]
+
+
 class _Tallies:
     """All that is counted while the blocks go by."""
 
@@ -90,12 +103,12 @@ class _Tallies:
         comparable = {one: two for one, two in both.items() if two[0].shape == two[1].shape}
         self.columns = {one: ColumnTally(*two) for one, two in comparable.items()}
         self.flags = {one: FlagTally(*two) for one, two in comparable.items() if FlagTally.wanted(*two)}
-        self.quantities = [
-            quantity for name in QUANTITIES if (quantity := self._quantity(name, first, second)) is not None
-        ]
+        names = [(role_column(first, name), role_column(first, f"{name}_error")) for name in QUANTITIES]
+        if not any(value for value, _ in names):
+            names = _others(first)
+        self.quantities = [quantity for each in names if (quantity := self._quantity(*each, first, second)) is not None]
 
-    def _quantity(self, name: str, first: Table, second: Table) -> _Quantity | None:
-        value, error = role_column(first, name), role_column(first, f"{name}_error")
+    def _quantity(self, value: str | None, error: str | None, first: Table, second: Table) -> _Quantity | None:
         if value is None or self.pairs.get(value) is None or value not in self.columns:
             return None
         if {first.columns[value].dtype.kind, second.columns[self.pairs[value]].dtype.kind} - set("iuf"):

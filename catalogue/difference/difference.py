@@ -42,7 +42,7 @@ class Difference:
     bits : tuple of BitChange
     statuses : tuple of Transition
     quantities : tuple of QuantityDifference
-        Age and mass.
+        Age and mass; of tables with neither, every column of floating-point numbers.
     """
 
     first: str
@@ -132,7 +132,7 @@ def _column_line(column: ColumnDifference, matched: int) -> str:
 
 
 def summary_lines(quantity: QuantityDifference) -> list[str]:
-    """How an age or a mass changed, in at most three lines; none if it did not."""
+    """How a quantity changed, in at most three lines; none if it did not."""
     if not (quantity.gained or quantity.lost or quantity.movers):
         return []
     unit = f" {quantity.unit}" if quantity.unit else ""

@@ -74,7 +74,7 @@ class Mover:
 
 @dataclass(frozen=True)
 class QuantityDifference:
-    """Change of an age or a mass.
+    """Change of an age, a mass or another quantity.
 
     Attributes
     ----------

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from catalogue.datamodels import DataModel
 from catalogue.report.sample import RowSample
 from catalogue.report.schema import INTEGER_ROLES, TEXT_ROLES, ReportSchema, schema_of
-from catalogue.report.tallies import AXES, HISTOGRAMS, PLANES, Histogram, Plane, StateCounts
+from catalogue.report.tallies import AXES, HISTOGRAMS, PLANES, Histogram, OpenHistogram, Plane, StateCounts
 
-WITH_AGE_SHARE = 0.75
-"""Share of the sample that goes to rows with an age where there are enough of both kinds."""
+WITH_RESULT_SHARE = 0.75
+"""Share of the sample that goes to rows with a result where there are enough of both kinds."""
 
 
 class ReportCollector:
     """Counts, histograms, maps and a uniform sample of a catalogue that streams past.
 
-    Counts are exact and over all rows. The sample is uniform within the rows that have an age and within those that
-    have none, and depends on the row numbers alone, so that the page is the same whatever the blocks were.
+    Counts are exact and over all rows. The sample is uniform within the rows that have a result (an age) and within
+    those that have none, and depends on the row numbers alone, so that the page is the same whatever the blocks were.
 
     Parameters
     ----------
@@ -39,14 +39,25 @@ class ReportCollector:
         self.sample_rows = sample_rows
         self.rows = 0
         self.states = StateCounts()
-        self.histograms = {role: Histogram(AXES[role]) for role in HISTOGRAMS if self.schema.has(role)}
+        self.histograms: dict[str, Histogram] = {
+            role: Histogram(AXES[role]) for role in HISTOGRAMS if self.schema.has(role)
+        }
+        result = self.schema.result
+        if result and result not in self.histograms:
+            self.histograms[result] = Histogram(AXES[result]) if result in AXES else OpenHistogram(result)
         self.planes = {
-            (horizontal, vertical): Plane(AXES[horizontal], AXES[vertical], colour if self.schema.has(colour) else "")
+            (horizontal, vertical): Plane(AXES[horizontal], AXES[vertical], self._colour(horizontal, vertical, colour))
             for horizontal, vertical, colour in PLANES
             if self.schema.has(horizontal, vertical)
         }
-        self._with_age = RowSample(sample_rows)
-        self._without_age = RowSample(sample_rows)
+        self._with_result = RowSample(sample_rows)
+        self._without_result = RowSample(sample_rows)
+
+    def _colour(self, horizontal: str, vertical: str, colour: str) -> str:
+        """Role that colours a plane: the result in the place of an age that there is not."""
+        if colour == "age" and self.schema.result not in (horizontal, vertical):
+            return self.schema.result
+        return colour if self.schema.has(colour) else ""
 
     def add(self, first_row: int, columns: Mapping[str, NDArray[Any]]) -> None:
         """Take the next block of rows.
@@ -77,15 +88,16 @@ class ReportCollector:
         count = lengths.pop() if lengths else 0
         flag = parts.get("flag", np.zeros(count, np.int64))
         status = parts.get("status", np.full(count, -1, np.int64))
-        has_age = np.isfinite(parts["age"]) if "age" in parts else np.zeros(count, bool)
-        self.states.add(status, flag, has_age)
+        result = self.schema.result
+        has_result = np.isfinite(parts[result]) if result else np.zeros(count, bool)
+        self.states.add(status, flag, has_result)
         self._tally(parts, (flag & self.schema.bad_mask) == 0)
-        self._with_age.add(first_row, has_age, parts)
-        self._without_age.add(first_row, ~has_age, parts)
+        self._with_result.add(first_row, has_result, parts)
+        self._without_result.add(first_row, ~has_result, parts)
         self.rows += count
 
     def _tally(self, parts: Mapping[str, NDArray[Any]], good: NDArray[np.bool_]) -> None:
-        values = {role: part[good] for role, part in parts.items() if role in AXES}
+        values = {role: part[good] for role, part in parts.items() if role in AXES or role in self.histograms}
         for role, histogram in self.histograms.items():
             histogram.add(values[role])
         for (horizontal, vertical), plane in self.planes.items():
@@ -93,10 +105,10 @@ class ReportCollector:
 
     def sample(self) -> dict[str, NDArray[Any]]:
         """Sampled rows in row order: one array per role, ``row`` and ``priority``."""
-        wanted = int(self.sample_rows * WITH_AGE_SHARE)
-        wanted = max(wanted, self.sample_rows - len(self._without_age))
-        first = self._with_age.take(min(wanted, len(self._with_age)))
-        second = self._without_age.take(self.sample_rows - (len(first["row"]) if first else 0))
+        wanted = int(self.sample_rows * WITH_RESULT_SHARE)
+        wanted = max(wanted, self.sample_rows - len(self._without_result))
+        first = self._with_result.take(min(wanted, len(self._with_result)))
+        second = self._without_result.take(self.sample_rows - (len(first["row"]) if first else 0))
         both = [part for part in (first, second) if part]
         if not both:
             empty = {role: _part(role, np.empty(0)) for role in self.schema.roles}

@@ -22,6 +22,8 @@ from catalogue.report.tallies import Histogram, Plane
 
 COLOUR_MAPS = {"age": "viridis", "feh": "cividis", "mass": "plasma", "": "cividis"}
 """Perceptually uniform maps that survive colour blindness and grey print, one for each quantity."""
+RESULT_COLOURS = COLOUR_MAPS["age"]
+"""Map of a result that is not an age."""
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8a8f98"
 INVERTED = {("teff", "logg"): (True, True)}
 STYLE = {
@@ -130,8 +132,9 @@ class StaticFigures:
         known = np.isfinite(colour)
         axes.scatter(first[~known], second[~known], s=size, c=GREY, alpha=0.5, linewidths=0)
         low, high = colour_range(colour)
+        colours = COLOUR_MAPS.get(plane.colour, RESULT_COLOURS)
         return axes.scatter(
-            first[known], second[known], s=size, c=colour[known], cmap=COLOUR_MAPS[plane.colour], vmin=low, vmax=high,
+            first[known], second[known], s=size, c=colour[known], cmap=colours, vmin=low, vmax=high,
             linewidths=0,
         )  # fmt: skip
 
@@ -150,7 +153,7 @@ class StaticFigures:
         axes.pcolormesh(x, y, np.where(counts > 0, 0.5, np.nan), cmap="Greys", vmin=0, vmax=2)
         mean = plane.mean().T
         low, high = colour_range(mean)
-        return axes.pcolormesh(x, y, mean, cmap=COLOUR_MAPS[plane.colour], vmin=low, vmax=high)
+        return axes.pcolormesh(x, y, mean, cmap=COLOUR_MAPS.get(plane.colour, RESULT_COLOURS), vmin=low, vmax=high)
 
     def _frame(self, axes: Axes, plane: Plane, first: NDArray[np.floating], second: NDArray[np.floating]) -> None:
         both = np.isfinite(first) & np.isfinite(second)

@@ -21,6 +21,10 @@ from catalogue.report.payload import Block, facts, sample_block, spectra_block
 from catalogue.report.star_figures import draw_stars
 from catalogue.spectra.primitives import RowStatus
 
+_POSTERIORS = (
+    ", beside the age and mass that the star was given: curves drawn from the 16th, 50th and 84th percentiles, the "
+    "shaded part holds 68 %."
+)
 SCRIPTS = ("data.js", "draw.js", "scatter.js", "histogram.js", "star.js", "filters.js", "main.js")
 """Scripts of the page in the order in which they need one another."""
 
@@ -67,8 +71,7 @@ def render(collector: ReportCollector, context: ReportContext) -> str:
         pixels = spectra_block(spectra)
         examples = draw_stars(
             spectra, sample, collector.schema, "Example spectra",
-            "Flux as observed, in the survey's units, beside the age and mass that the star was given: curves "
-            "drawn from the 16th, 50th and 84th percentiles, the shaded part holds 68 %.",
+            "Flux as observed, in the survey's units" + (_POSTERIORS if collector.schema.has("age") else "."),
         )  # fmt: skip
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -79,7 +82,8 @@ def render(collector: ReportCollector, context: ReportContext) -> str:
         survey=collector.survey_title,
         statuses=_statuses(collector),
         flags=_flags(collector),
-        with_age=sum(rows for _, _, has_age, rows in collector.states.rows() if has_age),
+        result_words=collector.schema.result_words,
+        with_result=sum(rows for _, _, has_result, rows in collector.states.rows() if has_result),
         good=_good_rows(collector),
         sample_size=len(sample["row"]),
         figures=_figures(collector),
@@ -98,7 +102,8 @@ def render(collector: ReportCollector, context: ReportContext) -> str:
 
 def _good_rows(collector: ReportCollector) -> int:
     bad = collector.schema.bad_mask
-    return sum(rows for _, flag, has_age, rows in collector.states.rows() if has_age and not flag & bad)
+    counts = collector.states.rows()
+    return sum(rows for _, flag, has_result, rows in counts if has_result and not flag & bad)
 
 
 def _asset(name: str) -> str:
@@ -117,9 +122,12 @@ def _spectra(
     collector: ReportCollector, context: ReportContext, sample: Mapping[str, NDArray[Any]]
 ) -> tuple[ExampleSpectra | None, str]:
     """Example spectra, or None and why there are none: the page is worth writing without them."""
-    if context.spectra is None or not context.example_spectra or "age" not in sample:
+    result = collector.schema.result
+    if context.spectra is None or not context.example_spectra:
         return None, "no spectra were asked for"
-    wanted = np.isfinite(sample["age"])
+    if not result:
+        return None, "the product shows nothing that a model says of a spectrum"
+    wanted = np.isfinite(sample[result])
     if "flag" in sample:
         wanted &= (sample["flag"] & collector.schema.bad_mask) == 0
     try:
@@ -158,17 +166,27 @@ def _flags(collector: ReportCollector) -> list[dict[str, Any]]:
     ]
 
 
+def _coloured(collector: ReportCollector, colour: str) -> str:
+    """What is said of a plane's colour."""
+    words = {"age": "age", "mass": "mass", "feh": "metallicity"}
+    return f", coloured by {words.get(colour, collector.schema.roles[colour].name)}" if colour else ""
+
+
 def _figures(collector: ReportCollector) -> list[Drawn]:
     """Static figures of all rows that carry no bit of level bad, as far as the columns allow."""
     static, schema = StaticFigures(collector), collector.schema
     planes = (
-        ("teff", "logg", "Teff – log g", "Temperature and surface gravity, coloured by age; both axes run backwards."),
-        ("age", "mass", "Age – mass", "Mass against age, coloured by metallicity."),
-        ("feh", "age", "[Fe/H] – age", "Age against metallicity, coloured by mass."),
-        ("feh", "alpha", "[Fe/H] – [α/M]", "Alpha enhancement against metallicity, coloured by age."),
-        ("snr", "age_error", "Age error – S/N", "Error of the age against the signal-to-noise ratio."),
+        ("teff", "logg", "Teff – log g", "Temperature and surface gravity{}; both axes run backwards."),
+        ("age", "mass", "Age – mass", "Mass against age{}."),
+        ("feh", "age", "[Fe/H] – age", "Age against metallicity{}."),
+        ("feh", "alpha", "[Fe/H] – [α/M]", "Alpha enhancement against metallicity{}."),
+        ("snr", "age_error", "Age error – S/N", "Error of the age against the signal-to-noise ratio{}."),
     )
-    drawn = [static.plane(x, y, title, caption) for x, y, title, caption in planes if (x, y) in collector.planes]
+    drawn = [
+        static.plane(x, y, title, caption.format(_coloured(collector, collector.planes[x, y].colour)))
+        for x, y, title, caption in planes
+        if (x, y) in collector.planes
+    ]
     histograms = (
         ("age", "Ages", "Rows per bin of age"),
         ("mass", "Masses", "Rows per bin of mass"),
@@ -176,6 +194,10 @@ def _figures(collector: ReportCollector) -> list[Drawn]:
         ("age_error", "Age errors", "Rows per bin of the error of the age"),
         ("mass_error", "Mass errors", "Rows per bin of the error of the mass"),
     )
+    known = {role for role, _, _ in histograms}
+    if schema.result and schema.result not in known:
+        name = schema.roles[schema.result].name
+        histograms = ((schema.result, name, f"Rows per bin of {name}"), *histograms)
     for role, title, caption in histograms:
         if role not in collector.histograms:
             continue

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from catalogue.report.collector import ReportCollector
 from catalogue.report.example_spectra import ExampleSpectra
-from catalogue.report.figures import COLOUR_MAPS
+from catalogue.report.figures import COLOUR_MAPS, RESULT_COLOURS
 from catalogue.report.schema import INTEGER_ROLES, TEXT_ROLES
 from catalogue.report.tallies import AXES
 from catalogue.spectra.primitives import RowStatus
@@ -69,8 +69,10 @@ def facts(collector: ReportCollector, spectra: ExampleSpectra | None) -> dict[st
             for flag in schema.flags
         ],
         "statuses": {str(int(status)): [status.name, status.meaning] for status in RowStatus},
-        "states": [[status, flag, int(has_age), rows] for status, flag, has_age, rows in collector.states.rows()],
-        "colours": {role: colour_table(name) for role, name in COLOUR_MAPS.items()},
+        "states": [[status, flag, int(has_result), rows] for status, flag, has_result, rows in collector.states.rows()],
+        "colours": {role: colour_table(name) for role, name in {schema.result: RESULT_COLOURS, **COLOUR_MAPS}.items()},
+        "planes": {f"{x}-{y}": plane.colour for (x, y), plane in collector.planes.items()},
+        "result": {"role": schema.result, "words": schema.result_words} if schema.result else None,
         "logarithmic": [role for role, axis in AXES.items() if axis.logarithmic],
         "bins": {role: histogram.for_display()[0].tolist() for role, histogram in collector.histograms.items()},
         "spectra": None

@@ -54,10 +54,19 @@ class ReportSchema:
     roles : dict of str to ColumnFacts
         Role (a key of :data:`~catalogue.datamodels.roles.ROLE_NAMES` or ``"key"``) to the column that plays it.
     flags : tuple of FlagFacts
+    result : str
+        Role of the quantity for whose sake the catalogue is made: ``age``, or that of the first column that a model
+        gives, which is ``result`` where it plays no other; empty if there is none.
     """
 
     roles: dict[str, ColumnFacts]
     flags: tuple[FlagFacts, ...]
+    result: str = ""
+
+    @property
+    def result_words(self) -> str:
+        """What a row with a result has."""
+        return "an age" if self.result == "age" else f"a value of {self.roles[self.result].name}" if self.result else ""
 
     @property
     def bad_mask(self) -> int:
@@ -106,4 +115,19 @@ def schema_of(data_model: DataModel) -> ReportSchema:
     ]
     stated = {column.role: facts for column, facts in zip(data_model.columns, columns, strict=True) if column.role}
     flags = tuple(FlagFacts(flag.bit, flag.name, flag.description, flag.level) for flag in data_model.flags)
-    return ReportSchema({**find_roles(columns), **stated}, flags)
+    roles = {**find_roles(columns), **stated}
+    result = "age" if "age" in roles else ""
+    if not result and (facts := _first_prediction(data_model, columns)) is not None:
+        others = TEXT_ROLES | INTEGER_ROLES
+        result = next((role for role, player in roles.items() if player == facts and role not in others), "result")
+        roles[result] = facts
+    return ReportSchema(roles, flags, result)
+
+
+def _first_prediction(data_model: DataModel, columns: Sequence[ColumnFacts]) -> ColumnFacts | None:
+    """The first column of numbers that is an output of a model as it stands."""
+    for column, facts in zip(data_model.columns, columns, strict=True):
+        alias = column.value.partition(".")[0]
+        if column.is_float and alias in data_model.uses and column.value_expression.names == (column.value,):
+            return facts
+    return None

@@ -1,4 +1,4 @@
-"""Static figure of a few example spectra, each beside the age and mass that it was given."""
+"""Static figure of a few example spectra, each with what it was given: age and mass, or another result."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ def _draw_spectrum(
         for role, digits in (("teff", 0), ("logg", 2), ("feh", 2), ("snr", 0))
         if role in star
     ]
+    if schema.result and schema.result not in ("age", "mass", "teff", "logg", "feh", "snr"):
+        facts.append(f"{schema.roles[schema.result].name} = {star[schema.result]:.3g}")
     axes.set_title("   ".join(facts), fontsize=9, loc="left")
     axes.set_ylabel("flux" + (f"\n[{spectra.flux_unit}]" if spectra.flux_unit else ""), fontsize=8)
     low, high = np.nanpercentile(spectra.flux[index], [0.5, 99.5])

@@ -103,6 +103,67 @@ class Histogram:
         return self.axis.edges()[::factor], self.counts.reshape(-1, factor).sum(axis=1)
 
 
+class OpenHistogram(Histogram):
+    """Counts of a quantity whose range nobody knows beforehand.
+
+    Bins are as wide as the smallest power of two with which at most :data:`MOST_BINS` hold every value, and begin at
+    multiples of it, so that they depend on the smallest and the largest value and not on the order in which values
+    come. Infinite values count as missing.
+
+    Parameters
+    ----------
+    role : str
+    """
+
+    MOST_BINS = 128
+    _FINEST = 12  # bins are no narrower than the largest value over 2 to this power
+
+    def __init__(self, role: str) -> None:
+        super().__init__(Axis(role, 0.0, 1.0, 1))
+        self._exponent = -1000
+        self._first = 0
+        self._largest = 1e-30
+
+    def add(self, values: NDArray[np.floating]) -> None:
+        """Count values of shape ``(n,)``."""
+        finite = values[np.isfinite(values)].astype(np.float64)
+        self.missing += len(values) - len(finite)
+        if not len(finite):
+            return
+        low, high = float(finite.min()), float(finite.max())
+        if self.counts.any():
+            low, high = min(low, self._first * 2.0**self._exponent), max(high, self._last * 2.0**self._exponent)
+        self._largest = max(self._largest, float(np.abs(finite).max()))
+        exponent = max(self._exponent, int(np.frexp(self._largest)[1]) - self._FINEST)
+        while np.floor(high / 2.0**exponent) - np.floor(low / 2.0**exponent) >= self.MOST_BINS:
+            exponent += 1
+        first = int(np.floor(low / 2.0**exponent))
+        counts = np.zeros(int(np.floor(high / 2.0**exponent)) - first + 1, np.int64)
+        filled = np.flatnonzero(self.counts)
+        np.add.at(counts, ((self._first + filled) >> (exponent - self._exponent)) - first, self.counts[filled])
+        np.add.at(counts, np.floor(finite / 2.0**exponent).astype(np.int64) - first, 1)
+        self._first, self._exponent, self.counts = first, exponent, counts
+        self.axis = self._axis(first, len(counts))
+
+    @property
+    def _last(self) -> int:
+        return self._first + len(self.counts) - 1
+
+    def for_display(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Edges and counts; see :meth:`Histogram.for_display`."""
+        if not self.counts.any():
+            return self.axis.edges(), self.counts
+        first, last = self._first - self._first % 4, self._last + 1
+        padded = np.pad(self.counts, (self._first - first, -(last - first) % 4))
+        shown = Histogram(self._axis(first, len(padded)))
+        shown.counts = padded
+        return shown.for_display()
+
+    def _axis(self, first: int, bins: int) -> Axis:
+        width = 2.0**self._exponent
+        return Axis(self.axis.role, first * width, (first + bins) * width, bins)
+
+
 class Plane:
     """Counts, and sums of a third quantity, in cells of two."""
 
@@ -143,18 +204,18 @@ class StateCounts:
     def __init__(self) -> None:
         self._counts: Counter[tuple[int, int, bool]] = Counter()
 
-    def add(self, status: NDArray[np.integer], flag: NDArray[np.integer], has_age: NDArray[np.bool_]) -> None:
+    def add(self, status: NDArray[np.integer], flag: NDArray[np.integer], has_result: NDArray[np.bool_]) -> None:
         """Count rows of one block; all arrays have shape ``(n,)``."""
         if not len(status):
             return
         # One integer per state: flags have at most 31 bits and a status fits the rest.
-        states = (status.astype(np.int64) << 32) | (flag.astype(np.int64) << 1) | has_age
+        states = (status.astype(np.int64) << 32) | (flag.astype(np.int64) << 1) | has_result
         values, counts = np.unique(states, return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             self._counts[(value >> 32, (value >> 1) & 0x7FFFFFFF, bool(value & 1))] += count
 
     def rows(self) -> list[tuple[int, int, bool, int]]:
-        """``(status, flag, has an age, rows)`` of every combination that occurs, sorted."""
+        """``(status, flag, has a result, rows)`` of every combination that occurs, sorted."""
         return [(*state, count) for state, count in sorted(self._counts.items())]
 
     @property

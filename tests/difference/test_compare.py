@@ -11,6 +11,7 @@ from catalogue.difference import compare
 from catalogue.difference.page import write_page
 from catalogue.query import TableError
 from tests.factories.catalogues import lamost_model, simulated_columns, write_catalogue
+from tests.factories.products import classified_columns, classifier_model
 
 FORMATS = {"fits": ".fits", "parquet": ".parquet", "csv": ".csv.gz", "zarr": ".zarr"}
 
@@ -241,3 +242,18 @@ def test_json_holds_everything_and_the_page_loads_nothing(written, changed, tmp_
     assert page.count('src="data:image/png') == 3
     assert str(found.quantities[0].movers[0].key) in page
     assert "Largest movers in Age" in page
+
+
+def test_tables_without_ages_and_masses_are_followed_in_what_they_have(tmp_path):
+    before = classified_columns(100)
+    after = {**before, "Probability": before["Probability"].copy(), "FLAG": before["FLAG"]}
+    after["Probability"][7] += np.float32(0.5)
+    first = write_catalogue(tmp_path / "a.fits", "fits", before, classifier_model())
+    second = write_catalogue(tmp_path / "b.csv.gz", "csv", after, classifier_model())
+    found = compare(first, second)
+    moved = {each.quantity: each for each in found.quantities if each.movers}
+    assert set(moved) == {"Probability"}
+    assert "Probability_Error" not in {each.quantity for each in found.quantities}
+    assert moved["Probability"].both == moved["Probability"].with_sigma == 80
+    assert [mover.row for mover in moved["Probability"].movers] == [7]
+    assert "14 (row 7): " in found.text()

@@ -77,3 +77,44 @@ def every_dtype_rows(n_rows: int, seed: int = 0) -> dict[str, NDArray[Any]]:
 def part(columns: dict[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
     """Rows ``start`` to ``stop``."""
     return {name: values[start:stop] for name, values in columns.items()}
+
+
+def classifier_model() -> DataModel:
+    """A product of a model that knows neither ages nor masses."""
+    numbers = ("teff", "logg", "feh", "snrg")
+    content: dict[str, Any] = {
+        "name": "screened",
+        "version": 1,
+        "title": "Blue stars",
+        "survey": "lamost-lrs",
+        "uses": {"screen": "screen"},
+        "columns": [
+            {
+                "name": "obsid",
+                "value": "obsid",
+                "dtype": "int64",
+                "missing": -9999,
+                "description": "key",
+                "role": "key",
+            },
+            *({"name": name, "value": name, "dtype": "float64", "description": name} for name in numbers),
+            {"name": "Probability", "value": "screen.probability", "dtype": "float32", "description": "of being blue"},
+            {"name": "Probability_Error", "value": "screen.error", "dtype": "float32", "description": "its error"},
+            {"name": "STATUS", "value": "status", "dtype": "uint8", "role": "status", "description": "status"},
+            {"name": "FLAG", "dtype": "int32", "role": "flag", "description": "bits"},
+        ],
+        "flags": [{"bit": 0, "name": "NOTHING", "level": "bad", "when": "not usable", "description": "no spectrum"}],
+    }
+    return DataModel.model_validate(content)
+
+
+def classified_columns(rows: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Columns of :func:`classifier_model`; every fifth row has no spectrum."""
+    random = np.random.default_rng(seed)
+    status = np.where(np.arange(rows) % 5 == 0, 2, 1).astype(np.uint8)
+    names = {name: random.uniform(low, high, rows) for name, low, high in (
+        ("teff", 4000, 7000), ("logg", 1, 5), ("feh", -2, 0.4), ("snrg", 10, 200),
+    )}  # fmt: skip
+    found = {"screen.probability": random.random(rows), "screen.error": random.uniform(0.01, 0.1, rows)}
+    found = {name: np.where(status == 1, values, np.nan) for name, values in found.items()}
+    return classifier_model().evaluate({"obsid": np.arange(rows) + 7, "status": status, **names, **found})

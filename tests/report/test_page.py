@@ -13,6 +13,7 @@ from catalogue.report import Problem, ReportCollector, ReportContext, StageTimin
 from catalogue.report.figures import finite_range
 from catalogue.report.page import write_page
 from tests.factories.catalogues import lamost_model, simulated_columns, write_spectra
+from tests.factories.products import classified_columns, classifier_model
 
 CONTEXT = ReportContext(title="Ages", product="lamost_age_mass", survey="lamost-lrs")
 
@@ -124,3 +125,31 @@ def test_ranges_ignore_missing_values():
     assert finite_range(np.array([np.nan, 1.0, 3.0])) == pytest.approx((0.92, 3.08))
     assert finite_range(np.array([np.nan])) == (0.0, 1.0)
     assert finite_range(np.array([2.0])) == (1.5, 2.5)
+
+
+def test_a_product_without_ages_is_told_of_by_what_its_model_gives(tmp_path):
+    columns = classified_columns(100)
+    collector = ReportCollector(classifier_model(), "LAMOST")
+    for start in (0, 64):
+        collector.add(start, {name: values[start : start + 64] for name, values in columns.items()})
+    write_page(collector, tmp_path / "report.html", CONTEXT)
+    text = (tmp_path / "report.html").read_text()
+    assert "<b>80</b> with a value of Probability</li>" in text
+    assert "coloured by Probability; both axes" in text
+    assert "Rows per bin of Probability; the points" not in text
+    assert 'id="figure-histogram-result"' in text
+    body = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
+    assert not re.findall(r"\b(an age|age and mass|by age)\b", body)
+    facts = json.loads(re.search(r'id="facts">(.*?)</script>', text, re.DOTALL)[1])
+    assert facts["result"] == {"role": "result", "words": "a value of Probability"}
+    assert facts["planes"]["teff-logg"] == "result"
+    assert sum(count for *_, has_result, count in facts["states"] if has_result) == 80
+
+
+def test_a_plane_without_a_colour_is_not_said_to_have_one(columns, tmp_path):
+    model = lamost_model()
+    without = [column for column in model.columns if not column.name.lower().startswith(("mass", "age_mass"))]
+    collector = ReportCollector(model.model_copy(update={"columns": tuple(without)}), "LAMOST")
+    collector.add(0, columns)
+    write_page(collector, tmp_path / "report.html", CONTEXT)
+    assert "Age against metallicity.</figcaption>" in (tmp_path / "report.html").read_text()

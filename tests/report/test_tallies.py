@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from catalogue.report.tallies import AXES, HISTOGRAMS, Axis, Histogram, Plane, StateCounts
+from catalogue.report.tallies import AXES, HISTOGRAMS, Axis, Histogram, OpenHistogram, Plane, StateCounts
 
 
 def test_histogram_counts_below_above_and_missing():
@@ -57,3 +57,34 @@ def test_states_are_counted_by_status_flag_and_age():
     assert states.by_status() == {-1: 1, 1: 3, 2: 1}
     assert states.with_bit(30) == states.with_bit(2) == 1
     assert states.with_bit(1) == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(2).random(500),
+        np.random.default_rng(3).normal(-4e6, 10.0, 500),
+        np.random.default_rng(4).lognormal(0, 5, 500),
+        np.repeat([0.0, 1.0], 250),
+        np.full(500, -0.999),
+        np.zeros(500),
+    ],
+)
+def test_bins_of_an_unknown_range_hold_every_value_and_depend_on_no_order(values):
+    values = np.concatenate([values, [np.nan, np.inf]])
+    whole, parts = OpenHistogram("result"), OpenHistogram("result")
+    whole.add(values)
+    for start in range(0, len(values), 37):
+        parts.add(values[::-1][start : start + 37])
+    assert (whole.axis, whole.counts.tolist(), whole.missing) == (parts.axis, parts.counts.tolist(), parts.missing)
+    assert (whole.counts.sum(), whole.missing) == (500, 2)
+    assert len(whole.counts) <= OpenHistogram.MOST_BINS
+    edges, counts = whole.for_display()
+    np.testing.assert_array_equal(counts, np.histogram(values[:500], edges)[0])
+
+
+def test_bins_of_no_values_are_empty():
+    nothing = OpenHistogram("result")
+    nothing.add(np.full(3, np.nan))
+    edges, counts = nothing.for_display()
+    assert (counts.sum(), len(edges), nothing.missing) == (0, len(counts) + 1, 3)

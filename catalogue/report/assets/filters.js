@@ -29,22 +29,22 @@ class Selection {
   }
 
   apply() {
-    const passes = this.rule(), { flag, status, row, age } = this.sample;
+    const passes = this.rule(), { flag, status, row } = this.sample;
     const chosen = new Uint8Array(row.length);
     for (let star = 0; star < chosen.length; star += 1) chosen[star] = passes(flag?.[star] ?? 0, status?.[star] ?? -1) ? 1 : 0;
-    let rows = 0, aged = 0;
+    let rows = 0, found = 0;
     const byStatus = new Map(), byFlag = new Map();
-    for (const [state, bits, hasAge, number] of facts.states) {
+    for (const [state, bits, hasResult, number] of facts.states) {
       if (!passes(bits, state)) continue;
       rows += number;
-      if (hasAge) aged += number;
+      if (hasResult) found += number;
       byStatus.set(state, (byStatus.get(state) ?? 0) + number);
       for (const { bit } of facts.flags) if ((bits >> bit) & 1) byFlag.set(bit, (byFlag.get(bit) ?? 0) + number);
     }
     const points = chosen.reduce((sum, one) => sum + one, 0);
     const sampled = row.length < facts.rows ? ` · ${count(points)} of them in the sample` : "";
     const words = document.getElementById("selected");
-    words.innerHTML = `<b id="selected-rows"></b> of ${count(facts.rows)} rows selected${age ? `, ${count(aged)} with an age` : ""}${sampled}`;
+    words.innerHTML = `<b id="selected-rows"></b> of ${count(facts.rows)} rows selected${facts.result ? `, ${count(found)} with ${facts.result.words}` : ""}${sampled}`;
     document.getElementById("selected-rows").textContent = count(rows);
     for (const cell of document.querySelectorAll("[data-flag-count]")) cell.textContent = count(byFlag.get(Number(cell.dataset.flagCount)) ?? 0);
     for (const cell of document.querySelectorAll("[data-status-count]")) cell.textContent = count(byStatus.get(Number(cell.dataset.statusCount)) ?? 0);

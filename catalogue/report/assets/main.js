@@ -1,10 +1,10 @@
 // Puts the parts of the page together.
 
 const PLANES = {
-  "teff-logg": { x: "teff", y: "logg", colour: "age", invertX: true, invertY: true },
-  "age-mass": { x: "age", y: "mass", colour: "feh" },
-  "feh-age": { x: "feh", y: "age", colour: "mass" },
-  "feh-alpha": { x: "feh", y: "alpha", colour: "age" },
+  "teff-logg": { x: "teff", y: "logg", invertX: true, invertY: true },
+  "age-mass": { x: "age", y: "mass" },
+  "feh-age": { x: "feh", y: "age" },
+  "feh-alpha": { x: "feh", y: "alpha" },
   "snr-age_error": { x: "snr", y: "age_error" },
 };
 
@@ -15,8 +15,7 @@ function plots(sample, actions) {
     if (figure.startsWith("histogram-")) made.push(new Histogram(host, figure.slice("histogram-".length), sample, title));
     else if (figure === "ra-dec") made.push(new Sky(host, { x: "ra", y: "dec", title, ratio: 0.52 }, sample, actions));
     else {
-      const spec = { ...PLANES[figure], title };
-      if (!sample[spec.colour]) delete spec.colour;
+      const spec = { ...PLANES[figure], title, colour: facts.planes[figure] };
       made.push(new Scatter(host, spec, sample, actions));
     }
   }

@@ -24,7 +24,9 @@ class StarPanel {
     };
     pair("age", "age_error");
     pair("mass", "mass_error");
-    for (const role of ["teff", "logg", "feh", "snr"]) pair(role, "");
+    const others = ["teff", "logg", "feh", "snr"], result = facts.result?.role;
+    if (result && !["age", "mass", ...others].includes(result)) pair(result, "");
+    for (const role of others) pair(role, "");
     if (this.sample.flag?.[star]) lines.push(flagNames(this.sample.flag[star]).join(", "));
     return lines.join("\n");
   }
