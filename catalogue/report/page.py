@@ -187,7 +187,7 @@ def _figures(collector: ReportCollector) -> list[Drawn]:
         for x, y, title, caption in planes
         if (x, y) in collector.planes
     ]
-    histograms = (
+    histograms: tuple[tuple[str, str, str], ...] = (
         ("age", "Ages", "Rows per bin of age"),
         ("mass", "Masses", "Rows per bin of mass"),
         ("feh", "Metallicities", "Rows per bin of metallicity"),
