@@ -186,13 +186,38 @@ def compute_granules(
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Without TF32, which convolutions take by default and products where asked, and with deterministic algorithms."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    cudnn = torch.backends.cudnn
+    wanted = {"enabled": True, "benchmark": False, "deterministic": True}
+    before = {name: getattr(cudnn, name) for name in wanted}
+    matmul, convolutions = torch.backends.cuda.matmul, (getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None))
+    with _without_tf32(matmul, matmul), _without_tf32(cudnn, *convolutions):
+        try:
+            for name, value in wanted.items():
+                setattr(cudnn, name, value)
             yield
+        finally:
+            for name, value in before.items():
+                setattr(cudnn, name, value)
+
+
+@contextlib.contextmanager
+def _without_tf32(library: Any, *parts: Any) -> Iterator[None]:
+    """Set a library of torch to full float32, in whichever of torch's two ways its precision was set before."""
+    precisions = [(part, part.fp32_precision) for part in parts if hasattr(part, "fp32_precision")]
+    try:
+        allowed = library.allow_tf32
+    except RuntimeError:  # set in the newer way, where torch refuses to tell in the older one
+        allowed = None
+    library.allow_tf32 = False
+    for part, _ in precisions:  # which else would take after that of all libraries
+        part.fp32_precision = "ieee"
+    try:
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        if allowed is not None:
+            library.allow_tf32 = allowed
+        for part, precision in precisions:
+            part.fp32_precision = precision
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from catalogue.models import load_model
 from catalogue.models.base import InferenceSettings
 from catalogue.models.packing import Places
-from catalogue.models.transfer import ON_THEIR_WAY, compute_granules, convey
+from catalogue.models.transfer import ON_THEIR_WAY, compute_granules, convey, full_precision
 from tests.factories.apogee import spectra_batch, tiny_bcnn, tiny_latent
 from tests.factories.bundles import giant_spectra, tiny_spt_bundle
 from tests.factories.lanes import FakeDevice
@@ -189,3 +189,40 @@ def test_predictions_are_those_of_the_cpu(any_model, monkeypatch, granules):
             np.testing.assert_array_equal(found[name], values, err_msg=name)
         else:
             np.testing.assert_allclose(found[name], values, rtol=2e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture
+def set_precision():
+    """Sets a precision in torch's newer way; at the end everything is torch's default again."""
+
+    def set_to(part, value):
+        part.fp32_precision = value
+
+    yield set_to
+    torch.backends.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9 has one way only")
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda newer: None,
+        lambda newer: torch.set_float32_matmul_precision("high"),
+        lambda newer: newer(torch.backends, "tf32"),
+        lambda newer: newer(torch.backends.cuda.matmul, "tf32"),
+        lambda newer: newer(torch.backends.cudnn.conv, "ieee"),
+    ],
+    ids=["nothing", "products in the older way", "all", "products", "convolutions"],
+)
+def test_full_precision_holds_in_whichever_way_the_process_had_set_it_and_is_given_back(ask, set_precision):
+    def found():
+        parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+        return [part.fp32_precision for part in parts]
+
+    ask(set_precision)
+    before = found()
+    with full_precision():
+        assert "tf32" not in found()
+    assert found() == before
