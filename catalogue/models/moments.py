@@ -63,7 +63,11 @@ def correlation(covariance: Tensor) -> Tensor:
     return ratio.clamp(-1.0, 1.0)
 
 
-_NEWTON_STEPS = 8
+_MOST_STEPS = 24
+"""Ordinary mixtures take 3; the worst that were found, at levels of 2 and 98 %, take 22."""
+
+_SMALL_STEP = 1e-4
+"""In units of the spread; from here on Newton's next one would be below 1e-6."""
 
 _SMOOTHING = 0.1
 """Least standard deviation of a pass's Gaussian, in units of the spread of all: it joins separate passes
@@ -71,10 +75,11 @@ into a continuous distribution and widens it by at most half a percent."""
 
 
 def mixture_percentiles(mean: Tensor, std: Tensor, levels: Sequence[float]) -> Tensor:
-    """Percentiles of an equal mixture of one Gaussian per pass.
+    """Percentiles of an equal mixture of one Gaussian per pass, to 1e-6 of its spread.
 
-    A fixed number of Newton steps kept inside a shrinking bracket, so that every row costs the same
-    and the result depends on nothing else.
+    Newton steps inside a shrinking bracket, which is bisected where a step leaves it or is not half as long as the
+    one before: between two groups of passes the distribution is flat. A row is left as it is once it is found, so
+    that the others decide how long this takes and not what comes out.
 
     Parameters
     ----------
@@ -86,23 +91,51 @@ def mixture_percentiles(mean: Tensor, std: Tensor, levels: Sequence[float]) -> T
     Returns
     -------
     Tensor of float64, shape (levels, rows)
+        NaN where a pass is.
     """
     centre = mean.mean(dim=0)
     width = (std.square() + (mean - centre).square()).mean(dim=0).sqrt()
     unit = torch.where(width > 0, width, 1.0)
-    # in units of the width single precision is plenty, and twice as fast
-    mean, std = ((mean - centre) / unit).float(), (std / unit).float().clamp(min=_SMOOTHING)
-    results = []
-    for level in levels:
-        x = torch.full_like(mean[0], math.sqrt(2.0) * float(torch.erfinv(torch.tensor(2.0 * level - 1.0))))
-        # no quantile from 2 % to 98 % lies farther out than 7 standard deviations (Cantelli)
-        low, high = torch.full_like(x, -8.0), torch.full_like(x, 8.0)
-        for _ in range(_NEWTON_STEPS):
-            z = (x - mean) / std
-            excess = (0.5 + 0.5 * torch.erf(z * math.sqrt(0.5))).mean(dim=0) - level
-            density = (torch.exp(-0.5 * z * z) / std).mean(dim=0) / math.sqrt(2.0 * math.pi)
-            low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
-            step = x - excess / density.clamp(min=1e-6)
-            x = torch.where((step >= low) & (step <= high), step, 0.5 * (low + high))
-        results.append(x)
-    return torch.stack(results).double() * width + centre
+    mean, sharpness = (mean - centre) / unit, math.sqrt(0.5) / (std / unit).clamp(min=_SMOOTHING)
+    level = torch.tensor(levels, dtype=mean.dtype, device=mean.device)[:, None]
+    x = torch.special.ndtri(level).repeat(1, mean.shape[1])
+    # Cantelli's inequality, for a spread of one and what the smoothing adds
+    low, high = (-1.01 * (1.0 / level - 1.0).sqrt()).expand_as(x), (1.01 / (1.0 / level - 1.0).sqrt()).expand_as(x)
+    last = high - low
+    found = torch.zeros_like(x, dtype=torch.bool)
+    for _ in range(_MOST_STEPS):
+        excess, density = _excess_and_density(x, mean, sharpness, level)
+        low, high = torch.where(excess < 0, x, low), torch.where(excess > 0, x, high)
+        step = -excess / density
+        small = step.abs() <= _SMALL_STEP
+        follows = small | ((x + step >= low) & (x + step <= high) & (step.abs() <= 0.5 * last))
+        step = torch.where(follows, step, 0.5 * (low + high) - x)
+        x = torch.where(found, x, x + step)
+        last = step.abs()
+        found |= small | excess.isnan()
+        # to ask a GPU would be to wait for it
+        if x.device.type == "cpu" and bool(found.all()):
+            break
+    return x * width + centre
+
+
+def _excess_and_density(x: Tensor, mean: Tensor, sharpness: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Cumulative distribution minus ``level``, and density, at ``x``, shape (levels, rows).
+
+    Passes on either side are counted and their tails added, so that a level that falls between two groups of passes
+    is found where their tails balance, however small they are.
+
+    Parameters
+    ----------
+    x : Tensor, shape (levels, rows)
+    mean, sharpness : Tensor, shape (passes, rows)
+        Of the Gaussians; sharpness is 1/(sqrt(2) sigma).
+    level : Tensor, shape (levels, 1)
+    """
+    passes = len(mean)
+    z = (x[:, None] - mean).mul_(sharpness)
+    below_minus_above = torch.copysign(torch.ones_like(z[:1, :1, :1]), z).sum(dim=1)
+    tails = z.abs().erfc_().copysign_(z).sum(dim=1)
+    excess = 0.5 * (below_minus_above + (1.0 - 2.0 * level) * passes - tails) / passes
+    density = z.square_().neg_().exp_().mul_(sharpness).sum(dim=1) / (passes * math.sqrt(math.pi))
+    return excess, density

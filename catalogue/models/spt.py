@@ -181,7 +181,7 @@ class SpectralTransformer(Model, Trainable):
     """Age and mass of giants from low-resolution spectra, with MC-dropout and data errors."""
 
     kind: ClassVar[str] = "spt"
-    inference_version: ClassVar[int] = 2
+    inference_version: ClassVar[int] = 3
     inputs: ClassVar[tuple[str, ...]] = ("z", "file_z")
     novelty_limit: ClassVar[float | None] = 1.0
     learns_parameters: ClassVar[bool] = True

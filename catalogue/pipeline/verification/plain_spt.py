@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erf
+from scipy.special import erf, ndtr
 
 from catalogue.models import Bundle
 from catalogue.models.dropout import unit_mask
@@ -234,6 +234,8 @@ def _percentile(mean: Vector, sigma: Vector, level: float) -> float:
     low, high = -8.0, 8.0
     for _ in range(60):
         middle = (low + high) / 2
-        below = (0.5 + 0.5 * erf((middle - (mean - mean.mean()) / spread) / width / math.sqrt(2.0))).mean()
-        low, high = (middle, high) if below < level else (low, middle)
+        z = (middle - (mean - mean.mean()) / spread) / width
+        # passes below are counted, so that what the tails add is not lost in rounding where no pass is near
+        excess = (z >= 0).sum() - level * len(mean) + np.where(z < 0, ndtr(z), -ndtr(-z)).sum()
+        low, high = (middle, high) if excess < 0 else (low, middle)
     return float(middle * spread + mean.mean())
