@@ -2,23 +2,24 @@
 
 Its tensors say that they lie on torch's device ``meta`` and carry their values on the CPU. While a
 :class:`WatchedDevice` is entered, every operation of the thread is looked at: whether it mixes tensors of host and
-device, makes the host wait, or touches memory that a copy or an operation of another lane may still be using. The
-last is found by clocks and not by chance: of two accesses one must be ordered before the other by marks, whatever
-the time that either takes.
+device, makes the host wait, or touches memory that a copy or an operation of another stream may still be using. The
+last is found by clocks and not by chance: of two accesses one must be ordered before the other by events, whatever
+the time that either takes. Streams and events stand in the place of CUDA's, so that its own lanes are tried.
 """
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from catalogue.models import transfer
-from catalogue.models.transfer import Lanes
 
 aten = torch.ops.aten
 DEVICE = torch.device("meta")
@@ -60,7 +61,7 @@ class DeviceTensor(torch.Tensor):
 
 
 Clock = Counter
-"""How much of every actor's work is known to be done: of the host and of every lane."""
+"""How much of every actor's work is known to be done: of the host and of every stream."""
 
 
 def _join(*clocks: Clock) -> Clock:
@@ -71,34 +72,39 @@ def _join(*clocks: Clock) -> Clock:
     return joined
 
 
-class WatchedMark:
-    """What is done once a lane has got so far."""
-
-    def __init__(self, device: WatchedDevice, clock: Clock) -> None:
-        self._device, self.clock = device, clock
-
-    def synchronize(self) -> None:
-        self._device.clocks[HOST] |= self.clock
-
-
-class WatchedLane:
-    """Does its work at once, and remembers what it may count on having been done."""
+class WatchedStream:
+    """In the place of a CUDA stream; its work is done at once."""
 
     def __init__(self, device: WatchedDevice, name: str) -> None:
         self._device, self.name = device, name
 
-    def run(self, work, after=()):
-        device = self._device
-        device.clocks[self.name] |= _join(device.clocks[HOST], *(mark.clock for mark in after))
-        before, device.lane = device.lane, self.name
-        try:
-            work()
-        finally:
-            device.lane = before
-        return WatchedMark(device, Clock(device.clocks[self.name]))
+    def wait_event(self, event: WatchedEvent) -> None:
+        self._device.clocks[self.name] |= event.clock
 
     def synchronize(self) -> None:
         self._device.clocks[HOST] |= self._device.clocks[self.name]
+
+    @contextlib.contextmanager
+    def current(self):
+        """What is asked for meanwhile is work of this stream."""
+        before, self._device.lane = self._device.lane, self.name
+        try:
+            yield
+        finally:
+            self._device.lane = before
+
+
+class WatchedEvent:
+    """In the place of a CUDA event: what is done once a stream has got so far."""
+
+    def __init__(self, device: WatchedDevice) -> None:
+        self._device, self.clock = device, Clock()
+
+    def record(self, stream: WatchedStream) -> None:
+        self.clock = Clock(self._device.clocks[stream.name])
+
+    def synchronize(self) -> None:
+        self._device.clocks[HOST] |= self.clock
 
 
 @dataclass
@@ -132,8 +138,9 @@ class WatchedDevice(TorchDispatchMode):
         self.counts: Counter[torch.dtype] = Counter()
         self._memory: dict[int, _Memory] = {}
         self._pinned: dict[int, weakref.ref] = {}
-        lanes = (WatchedLane(self, name) for name in ("send", "compute", "fetch"))
-        self.lanes = Lanes(*lanes, self._host_buffer, self._device_buffer)
+        self._depth = 0
+        with self._in_place_of_cuda():
+            self.lanes = transfer.cuda_lanes.__wrapped__(DEVICE)
 
     def stand_in(self, monkeypatch, device=DEVICE) -> WatchedDevice:
         """Let models compute here where CUDA is asked for."""
@@ -142,20 +149,37 @@ class WatchedDevice(TorchDispatchMode):
         monkeypatch.setattr(transfer, "cuda_lanes", lambda device: self.lanes)
         return self
 
-    def __enter__(self):
-        self._tensor = original = torch.tensor
+    @contextlib.contextmanager
+    def _in_place_of_cuda(self):
+        """Let torch's names of CUDA's streams and events be those of this device."""
+        original, names = torch.tensor, iter(("send", "fetch"))
 
         def tensor(data, *, device=None, **more):
             # as on a GPU, made on the host and copied; for ``meta`` torch would leave the values away
             made = original(data, **more)
             return made if device is None or torch.device(device).type != DEVICE.type else made.to(device)
 
-        torch.tensor = tensor
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "tensor", tensor)
+            patch.setattr(torch.cuda, "Stream", lambda device: WatchedStream(self, next(names)))
+            patch.setattr(torch.cuda, "current_stream", lambda device: WatchedStream(self, "compute"))
+            patch.setattr(torch.cuda, "stream", lambda stream: stream.current())
+            patch.setattr(torch.cuda, "Event", lambda blocking: WatchedEvent(self))
+            patch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+            yield
+
+    def __enter__(self):
+        if self._depth == 0:
+            self._cuda = self._in_place_of_cuda()
+            self._cuda.__enter__()
+        self._depth += 1
         return super().__enter__()
 
     def __exit__(self, *error):
-        torch.tensor = self._tensor
-        return super().__exit__(*error)
+        super().__exit__(*error)
+        self._depth -= 1
+        if self._depth == 0:
+            self._cuda.__exit__(None, None, None)
 
     def host_reads(self, array) -> None:
         """Say that the host reads the memory of ``array``, which torch does not see."""
@@ -180,8 +204,13 @@ class WatchedDevice(TorchDispatchMode):
         self._judge(func, name, there, here, on_device, args, kwargs)
         if target is not None:
             kwargs["device"] = torch.device("cpu")
+        pinned = bool(kwargs.pop("pin_memory", False))
         bare = tree_map(lambda x: x.value if isinstance(x, DeviceTensor) else x, (args, kwargs))
         result = func(*bare[0], **bare[1])
+        if name == "empty":
+            result.fill_(77)  # what is never written shows
+        if pinned:
+            return self._pin(result)
         actor = (self.lane or "compute") if there or on_device else HOST
         if not func.is_view:
             self._record(func, name, args, kwargs, actor)
@@ -227,17 +256,13 @@ class WatchedDevice(TorchDispatchMode):
         if not (here and pinned and hurried):
             self.waits.append(f"{self.lane}: {name} between host and device")
 
-    def _host_buffer(self, shape, dtype):
-        # what is never written shows
-        buffer = torch.full(tuple(shape), 77, dtype=dtype)
+    def _pin(self, buffer: torch.Tensor) -> torch.Tensor:
+        """Page-locked memory, as far as copies are concerned."""
         storage = buffer.untyped_storage()
         self._pinned[storage._cdata] = weakref.ref(storage)
         self._follow(storage, None)
         weakref.finalize(storage, self._pinned.pop, storage._cdata, None)
         return buffer
-
-    def _device_buffer(self, shape, dtype):
-        return torch.full(tuple(shape), 77, dtype=dtype, device=DEVICE)
 
     def _follow(self, storage, home) -> None:
         key = storage._cdata
@@ -258,7 +283,8 @@ class WatchedDevice(TorchDispatchMode):
                 self.faults.append(f"memory of {memory.home} is let go while {actor} may still do {name}")
 
     def _record(self, func, name, args, kwargs, actor) -> None:
-        """Note the reads and writes of an operation."""
+        """Note the reads and writes of an operation, which begins when the host has asked for it."""
+        self.clocks[actor] |= self.clocks[HOST]
         self.clocks[actor][actor] += 1
         for position, argument in enumerate(func._schema.arguments):
             given = args[position] if position < len(args) else kwargs.get(argument.name)

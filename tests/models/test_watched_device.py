@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,10 @@ import torch
 
 from catalogue.models import find_bundle, load_model, transfer
 from catalogue.models.base import InferenceSettings
-from catalogue.models.transfer import ON_THEIR_WAY, convey
+from catalogue.models.transfer import ON_THEIR_WAY, CudaLane, convey
 from tests.factories.apogee import spectra_batch
 from tests.factories.bundles import giant_spectra
-from tests.factories.watched_device import DEVICE, WatchedDevice, WatchedLane
+from tests.factories.watched_device import DEVICE, WatchedDevice, WatchedEvent
 
 ROWS = 4
 SHIPPED = ("spt-lamost", "astronn-bcnn-apogee-simulated", "latent-age-apogee-simulated")
@@ -129,17 +130,24 @@ def test_every_use_of_a_buffer_is_ordered_after_the_last():
 
 @pytest.mark.parametrize("lane", ["compute", "fetch"])
 def test_a_lane_that_waits_for_none_is_seen(lane, monkeypatch):
-    run = WatchedLane.run
-    monkeypatch.setattr(
-        WatchedLane, "run", lambda self, work, after=(): run(self, work, () if self.name == lane else after)
-    )
     device = WatchedDevice()
+    chosen, run = getattr(device.lanes, lane), CudaLane.run
+    monkeypatch.setattr(CudaLane, "run", lambda self, work, after=(): run(self, work, () if self is chosen else after))
     carried(device)
     assert any(fault.startswith(f"{lane} does") for fault in device.faults)
 
 
+def test_work_upon_another_stream_than_the_one_that_is_waited_for_is_seen(monkeypatch):
+    device = WatchedDevice()
+    with device:
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        carried(device)
+        monkeypatch.undo()
+    assert "host does numpy while compute may still do copy_" in device.faults
+
+
 def test_a_buffer_that_is_filled_again_before_its_copy_is_done_is_seen(monkeypatch):
-    monkeypatch.setattr("tests.factories.watched_device.WatchedMark.synchronize", lambda mark: None)
+    monkeypatch.setattr(WatchedEvent, "synchronize", lambda event: None)
     device = WatchedDevice()
     carried(device)
     assert "host does copy_ while send may still do copy_" in device.faults
@@ -163,7 +171,7 @@ def test_a_buffer_of_a_lane_that_may_still_compute_with_what_lay_there_is_seen()
 @pytest.mark.parametrize("patient", [True, False])
 def test_buffers_are_let_go_after_an_error_when_no_lane_uses_them_any_more(patient, monkeypatch):
     if not patient:
-        monkeypatch.setattr(WatchedLane, "synchronize", lambda lane: None)
+        monkeypatch.setattr(CudaLane, "synchronize", lambda lane: None)
     device = WatchedDevice()
 
     def fail(part):

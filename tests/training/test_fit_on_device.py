@@ -89,6 +89,18 @@ def test_a_network_is_trained_on_the_device_as_on_the_cpu(make, device):
         torch.testing.assert_close(state[key], value, rtol=1e-3, atol=1e-4, msg=key)
 
 
+@pytest.mark.parametrize("make", [spt, bcnn, latent])
+def test_a_network_learns_in_half_precision_as_in_full(make):
+    made, losses = make(), []
+    for precision in ("float32", "bfloat16"):
+        settings = SETTINGS.model_copy(update={"device": "cpu", "precision": precision})
+        result = fitted(made, settings)
+        assert all(value.dtype == torch.float32 for value in result.network.state_dict().values())
+        losses.append([epoch["validation"] for epoch in result.history])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+    assert losses[0] != losses[1]
+
+
 def test_networks_learn_from_other_draws_on_the_device(device):
     made = spt()
     draws = torch.randn(2, STARS, made[2].n_features)
