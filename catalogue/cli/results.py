@@ -17,11 +17,22 @@ def info(
 ) -> None:
     """Print what made a file, and the configuration that makes it again."""
     from catalogue.pipeline.provenance import ProvenanceError, read_provenance
+    from catalogue.query.formats import open_table
+    from catalogue.query.table import TableError
 
     try:
         document = read_provenance(file)
     except ProvenanceError as error:
-        refuse(error)
+        try:
+            header = open_table(file).attributes
+        except (OSError, TableError):
+            refuse(error)
+        if configuration:
+            refuse(f"{error}; the configuration is only there")
+        typer.echo(f"{error}: what follows is of the file itself")
+        for name, value in header.items():
+            typer.echo(f"{name}: {value}")
+        return
     activity = document["activity"]["activity:build"]
     if configuration:
         typer.echo(activity["configuration"], nl=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from catalogue.difference.alignment import Alignment, PairedBlocks, align
 from catalogue.difference.difference import Difference
-from catalogue.difference.schema import compare_schemas, pair_columns, role_column
+from catalogue.difference.schema import compare_provenance, compare_schemas, pair_columns, role_column
 from catalogue.difference.values import ColumnTally, FlagTally, QuantityTally
 from catalogue.query.formats import format_of, open_table
 from catalogue.query.table import Table
@@ -161,6 +161,7 @@ def _result(
         only_first=alignment.only_first,
         only_second=alignment.only_second,
         repeated=alignment.repeated,
+        made=compare_provenance(*tables),
         schema=compare_schemas(*tables, pairs, ordered),
         columns=tuple(column for column in columns if column.changed),
         unchanged=tuple(column.column for column in columns if not column.changed),

@@ -35,6 +35,8 @@ class Difference:
         Key columns in the first and second table.
     matched, only_first, only_second, repeated : int
         Paired rows, rows without a partner, and repeated keys of the first.
+    made : tuple of Change
+        Entries of provenance that differ: product, parent table, models and settings; not dates and packages.
     schema : SchemaDifference
     columns : tuple of ColumnDifference
         Columns in which some row differs.
@@ -54,6 +56,7 @@ class Difference:
     only_first: int
     only_second: int
     repeated: int
+    made: tuple[Change, ...]
     schema: SchemaDifference
     columns: tuple[ColumnDifference, ...]
     unchanged: tuple[str, ...]
@@ -98,7 +101,8 @@ class Difference:
 
     def parts(self) -> list[tuple[str, list[str]]]:
         """Titles and lines of what differs."""
-        parts = [("columns", _schema_lines(self.schema))]
+        parts = [("made by", [f"{c.column}: {c.before or '(none)'} -> {c.after or '(none)'}" for c in self.made])]
+        parts.append(("columns", _schema_lines(self.schema)))
         parts.append(("values", [_column_line(column, self.matched) for column in self.columns]))
         parts.append(("statuses", [f"{t.column}: {t.before} -> {t.after}: {t.rows:,} rows" for t in self.statuses]))
         flags = [f"{b.column} {b.bit}: set in {b.set:,} rows, cleared in {b.cleared:,}" for b in self.bits]

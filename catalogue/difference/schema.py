@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from catalogue.datamodels.roles import ROLE_NAMES, find_role
@@ -10,7 +11,7 @@ from catalogue.query.table import Table, TableColumn
 
 @dataclass(frozen=True)
 class Change:
-    """One fact of a column that is another in the second table."""
+    """One fact of a column, or one entry of provenance, that is another in the second table."""
 
     column: str
     before: str
@@ -126,18 +127,31 @@ def compare_schemas(first: Table, second: Table, pairs: dict[str, str], ordered:
         unit_changed=changes("unit"),
         null_changed=changes("null"),
         description_changed=changes("description"),
-        bits_changed=changes("bits"),
+        bits_changed=_changed_bits(common),
         reordered=_reordered(pairs, list(second.columns)) if ordered else (),
     )
 
 
 def _fact(column: TableColumn, fact: str) -> object:
-    if fact == "type":
-        return _type(column)
-    if fact == "bits":
-        masks, names = column.attributes.get("flag_masks", ()), str(column.attributes.get("flag_meanings", "")).split()
-        return ", ".join(f"{mask} {name}" for mask, name in zip(masks, names, strict=False))
-    return getattr(column, fact)
+    return _type(column) if fact == "type" else getattr(column, fact)
+
+
+def _changed_bits(common: list[tuple[TableColumn, TableColumn]]) -> tuple[Change, ...]:
+    """Bits that only one of both columns has, or under another name."""
+    found = []
+    for one, other in common:
+        before, after = _bits(one), _bits(other)
+        alone = [
+            ", ".join(bit for bit in first if bit not in second) for first, second in ((before, after), (after, before))
+        ]
+        if any(alone):
+            found.append(Change(one.name, *alone))
+    return tuple(found)
+
+
+def _bits(column: TableColumn) -> list[str]:
+    masks, names = column.attributes.get("flag_masks", ()), str(column.attributes.get("flag_meanings", "")).split()
+    return [f"{mask} {name}" for mask, name in zip(masks, names, strict=False)]
 
 
 def _reordered(pairs: dict[str, str], second: list[str]) -> tuple[str, ...]:
@@ -154,3 +168,31 @@ def _reordered(pairs: dict[str, str], second: list[str]) -> tuple[str, ...]:
         kept.add(at)
         at = best[at][1]
     return tuple(name for index, name in enumerate(pairs) if index not in kept)
+
+
+_PROVENANCE = re.compile(
+    r"PRODUCT|PRODVER|SURVEY|PARENT|PARENTDG|CONFDG|DMODELDG|COMPLETE|CREATOR|(MODEL|MODELDG|PASSES|SEED)[0-9]+"
+)
+_DIGITS_SHOWN = 12
+
+
+def compare_provenance(first: Table, second: Table) -> tuple[Change, ...]:
+    """Entries of provenance in which two tables differ, as far as both hold any.
+
+    Dates and packages are left out: they differ between any two runs and change no value.
+    """
+    before, after = (
+        {name: str(value) for name, value in table.attributes.items() if _PROVENANCE.fullmatch(str(name))}
+        for table in (first, second)
+    )
+    if not (before and after):
+        return ()
+    return tuple(
+        Change(name, *(_shown(name, entries.get(name, "")) for entries in (before, after)))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    )
+
+
+def _shown(name: str, value: str) -> str:
+    return value[:_DIGITS_SHOWN] if name.rstrip("0123456789").endswith("DG") else value

@@ -171,7 +171,8 @@ class CatalogueAccessor:
         Returns
         -------
         Dataset
-            The columns, and ``flux``, ``ivar`` and ``mask`` along ``(row, pixel)`` with the coordinate ``wavelength``.
+            The columns, ``flux``, ``ivar`` and ``mask`` along ``(row, pixel)`` with the coordinate ``wavelength``, and
+            ``reason``, which says why a row has no spectrum.
 
         Raises
         ------

@@ -13,11 +13,11 @@ from catalogue.query.opening import open as open_dataset
 from catalogue.query.selection import BLOCK_ROWS, ROW, take_rows
 from catalogue.query.table import TableError
 
-PIXEL_ARRAYS = ("flux", "ivar", "mask")
+SPECTRA_ARRAYS = ("flux", "ivar", "mask", "reason")
 
 
 def with_spectra(rows: xarray.Dataset, path: Path) -> xarray.Dataset:
-    """Add the spectra of ``rows``.
+    """Add the spectra of ``rows``, and the ``reason`` of those that have none.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def with_spectra(rows: xarray.Dataset, path: Path) -> xarray.Dataset:
         raise TableError(f"{path}: expected more than {numbers.max()} rows, found {store.sizes['row']}")
     spectra = take_rows(store, numbers)
     _check_keys(rows, spectra, str(store.attrs.get("key", "")), path)
-    arrays = {name: spectra[name] for name in PIXEL_ARRAYS if name in spectra}
+    arrays = {name: spectra[name] for name in SPECTRA_ARRAYS if name in spectra and name not in rows}
     combined = rows.assign({name: (array.dims, array.data, array.attrs) for name, array in arrays.items()})
     return combined.assign_coords(wavelength=store["wavelength"])
 

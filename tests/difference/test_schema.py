@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from catalogue.difference.alignment import join, occurrence
-from catalogue.difference.schema import Change, compare_schemas, pair_columns
+from catalogue.difference.schema import Change, compare_provenance, compare_schemas, pair_columns
 from catalogue.query.table import Table, TableColumn
 
 
@@ -85,7 +85,7 @@ def test_changed_meaning_of_a_bit_is_found():
     bits = {"flag_masks": [1, 2], "flag_meanings": "ONE TWO"}
     other = {"flag_masks": [1, 4], "flag_meanings": "ONE TWO"}
     found = difference(Columns(column("F", "i4", attributes=bits)), Columns(column("F", "i4", attributes=other)))
-    assert found.bits_changed == (Change("F", "1 ONE, 2 TWO", "1 ONE, 4 TWO"),)
+    assert found.bits_changed == (Change("F", "2 TWO", "4 TWO"),)
 
 
 def test_occurrences_are_counted():
@@ -103,3 +103,19 @@ def test_join_agrees_with_a_plain_loop():
         free.setdefault(int(second[row]), []).append(int(row))
     expected = [(int(row), free[int(first[row])].pop(0)) for row in np.flatnonzero(known) if free.get(int(first[row]))]
     assert list(zip(rows.tolist(), partners.tolist(), strict=True)) == expected
+
+
+def test_what_made_two_tables_is_told_where_it_differs():
+    first, second = Columns(column("a")), Columns(column("a"))
+    first.attributes = {"DATE": "1", "MODEL1": "spt 1 (spt)", "MODELDG1": "0" * 64, "TORCH": "2.1", "PASSES1": "100"}
+    second.attributes = {
+        "DATE": "2027",
+        "MODEL1": "spt 2 (spt)",
+        "MODELDG1": "1" * 64,
+        "TORCH": "2.2",
+        "PASSES1": "100",
+    }
+    found = compare_provenance(first, second)
+    assert found == (Change("MODEL1", "spt 1 (spt)", "spt 2 (spt)"), Change("MODELDG1", "0" * 12, "1" * 12))
+    second.attributes = {"title": "somebody else's"}
+    assert compare_provenance(first, second) == ()

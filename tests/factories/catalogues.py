@@ -12,7 +12,12 @@ from catalogue.spectra.store import create_store, write_rows
 from catalogue.surveys.lamost import LamostLowResolution
 from catalogue.writers import writer_for
 
-PROVENANCE = {"PRODUCT": "lamost_age_mass", "ORIGIN": "simulated"}
+PROVENANCE = {
+    "PRODUCT": "lamost_age_mass",
+    "ORIGIN": "simulated",
+    "MODEL1": "tiny-spt 1 (spt)",
+    "MODELDG1": "0123456789abcdef" * 4,
+}
 
 
 def lamost_model() -> DataModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import pytest
 from astropy.io import fits
@@ -48,6 +49,17 @@ def test_info_names_what_made_the_file(built):
     assert bundle in printed
     for name in ("torch", "numpy", "seed", "passes", "parent:parent.csv", "spectra"):
         assert name in printed
+
+
+def test_a_file_that_was_moved_away_tells_what_its_header_says(built, tmp_path):
+    run = load(built)
+    moved = shutil.copy(run.directory.root / "lamost_age_mass.fits", tmp_path / "moved.fits")
+    told = run_command("info", moved)
+    assert told.exit_code == 0
+    assert "what follows is of the file itself" in told.output
+    assert f"MODELDG1: {run.models[0].bundle.digest}" in told.output
+    refused = run_command("info", moved, "--configuration")
+    assert refused.exit_code == 2
 
 
 def test_the_provenance_holds_the_digest_of_every_output(built):

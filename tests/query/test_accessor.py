@@ -10,6 +10,7 @@ from astropy.table import Table
 import catalogue
 from catalogue.query import TableError
 from catalogue.query.selection import select_rows
+from catalogue.spectra.primitives import RowStatus
 from tests.factories.catalogues import lamost_model, simulated_columns, slices, write_catalogue, write_spectra
 
 ROWS = 900
@@ -149,6 +150,8 @@ def test_rows_come_with_their_spectra(columns, path):
     assert np.array_equal(found["flux"].values, store["flux"].values[[5, 300, 5]], equal_nan=True)
     assert found["Age"].values.tolist() == columns["Age"][[5, 300, 5]].tolist()
     assert found["wavelength"].dims == ("pixel",)
+    without = dataset.cat.flagged("NO_SPECTRUM").cat.spectra()
+    assert set(without["reason"].values.tolist()) == {RowStatus.NO_SPECTRUM.meaning}
     good = dataset.cat.good()
     assert np.array_equal(good.cat.spectra()["flux"].values, store["flux"].values[~columns["FLAG_BAD"]], equal_nan=True)
 
