@@ -40,7 +40,8 @@ def choose_device(name: str, setting: str = "inference.device") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= available:
         raise DeviceError(
             f"{setting}: expected a CUDA device for {name!r}, this process sees {available}: run on a GPU node "
-            "with torch built for CUDA, ask the batch system for GPUs, or set device to cpu or auto"
+            f"with a driver new enough for this torch, which is built for CUDA {torch.version.cuda or '(none)'}, ask the "
+            "batch system for GPUs, or set device to cpu or auto"
         )
     return device
 

@@ -16,7 +16,7 @@ from catalogue.models.base import InferenceSettings
 from catalogue.models.transfer import ON_THEIR_WAY, CudaLane, convey
 from tests.factories.apogee import spectra_batch
 from tests.factories.bundles import giant_spectra
-from tests.factories.watched_device import DEVICE, WatchedDevice, WatchedEvent
+from tests.factories.watched_device import DEVICE, HOST, WatchedDevice, WatchedEvent
 
 ROWS = 4
 SHIPPED = ("spt-lamost", "astronn-bcnn-apogee-simulated", "latent-age-apogee-simulated")
@@ -126,6 +126,19 @@ def test_every_use_of_a_buffer_is_ordered_after_the_last():
     carried(device)
     assert device.faults == []
     assert device.waits == []
+
+
+def test_the_host_loads_while_the_last_granules_may_still_be_under_way():
+    device = WatchedDevice()
+    ahead = []
+
+    def load(part):
+        ahead.append(device.clocks["compute"]["compute"] - device.clocks[HOST]["compute"])
+
+    carried(device, load=load)
+    one = device.clocks["compute"]["compute"] // len(ahead)
+    assert ahead[:ON_THEIR_WAY] == [n * one for n in range(ON_THEIR_WAY)]
+    assert set(ahead[ON_THEIR_WAY:]) == {(ON_THEIR_WAY - 1) * one}
 
 
 @pytest.mark.parametrize("lane", ["compute", "fetch"])
