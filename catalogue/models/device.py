@@ -38,10 +38,10 @@ def choose_device(name: str, setting: str = "inference.device") -> torch.device:
         return torch.device("cuda" if available else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
+        build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         raise DeviceError(
-            f"{setting}: expected a CUDA device for {name!r}, this process sees {available}: run on a GPU node "
-            f"with a driver new enough for this torch, which is built for CUDA {torch.version.cuda or '(none)'}, ask the "
-            "batch system for GPUs, or set device to cpu or auto"
+            f"{setting}: expected a CUDA device for {name!r}, this process sees {available}: run on a GPU node with a "
+            f"driver as new as torch's build (here {build}), ask the batch system for GPUs, or set device to cpu or auto"
         )
     return device
 
