@@ -41,7 +41,7 @@ def choose_device(name: str, setting: str = "inference.device") -> torch.device:
         build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         raise DeviceError(
             f"{setting}: expected a CUDA device for {name!r}, this process sees {available}: run on a GPU node with a "
-            f"driver as new as torch's build (here {build}), ask the batch system for GPUs, or set device to cpu or auto"
+            f"driver as new as torch's build ({build}), ask the batch system for GPUs, or set device to cpu/auto"
         )
     return device
 
