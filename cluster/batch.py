@@ -162,7 +162,8 @@ class BatchSettings(ClusterSettings):
                 f"{processes}. For more CPUs in a process set cores to the number of processes and ask for CPUs "
                 "with job_cpu"
             )
-        variables = thread_environment(self.threads or max(1, self.cpus // self.processes)) | WORKER_MEMORY
+        threads = self.threads or max(1, self.cpus // self.processes)
+        variables = thread_environment(threads, self.processes) | WORKER_MEMORY
         prologue = [f"export {name}={value}" for name, value in variables.items()]
         arguments = ["--no-dashboard", "--dashboard-address", LOOPBACK_DASHBOARD]
         if (lifetime := self.lifetimes) is not None:

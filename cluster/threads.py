@@ -1,4 +1,4 @@
-"""How many threads numerical libraries may use in a worker process, so that every core is used once."""
+"""What worker processes that share a machine may use of it, so that every core is used once, and a GPU by one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ VARIABLES = (
 )
 
 
-def thread_environment(threads: int) -> dict[str, str]:
-    """Environment variables that give every numerical library ``threads`` threads.
+PROCESSES = "CLUSTER_PROCESSES"
+"""Tells a worker process how many there are beside each other, itself among them, that see the same GPUs."""
+
+
+def thread_environment(threads: int, processes: int = 1) -> dict[str, str]:
+    """Environment variables that give every numerical library ``threads`` threads in each of some processes.
 
     They must be set before the libraries are imported, hence before the worker process starts.
     """
-    return {name: str(threads) for name in VARIABLES}
+    return {**{name: str(threads) for name in VARIABLES}, PROCESSES: str(processes)}
 
 
 def limit_torch_threads() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import traceback
 from collections.abc import Iterator
 
 import torch
+
+_PROCESSES = "CLUSTER_PROCESSES"
+"""Variable in which a cluster tells its workers how many of them see the same GPUs."""
 
 _NO_MEMORY = re.compile("out of memory|STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|CUDNN_STATUS_NOT_INITIALIZED")
 """What is said, beside torch's own error, when the memory of a GPU or page-locked memory is out."""
@@ -23,7 +27,8 @@ def choose_device(name: str, setting: str = "inference.device") -> torch.device:
     Parameters
     ----------
     name : str
-        ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the first CUDA device, if there is one, else the CPU.
+        ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the first CUDA device, if there is one and the process need not
+        share it with others of its cluster, else the CPU.
     setting : str
         Where it was asked for, told in the error.
 
@@ -35,7 +40,9 @@ def choose_device(name: str, setting: str = "inference.device") -> torch.device:
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if available else "cpu")
+        # as many contexts as a machine has cores could fill a GPU's memory before anything is computed
+        shared = os.environ.get(_PROCESSES, "1") != "1"
+        return torch.device("cuda" if available and not shared else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
         build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"

@@ -56,7 +56,7 @@ class Settings(ClusterSettings):
         threads = self.threads or max(1, CPU_COUNT // count)
         security = loopback_security(self.tls)
         with (
-            dask.config.set(local_configuration(threads)),
+            dask.config.set(local_configuration(threads, count)),
             quiet(),
             LocalCluster(
                 n_workers=count,
@@ -77,13 +77,15 @@ class Settings(ClusterSettings):
             yield client
 
 
-def local_configuration(threads: int) -> dict[str, object]:
+def local_configuration(threads: int, processes: int = 1) -> dict[str, object]:
     """Dask configuration of worker processes that hold no results and share the machine's cores.
+
+    ``processes`` of them see the same GPUs.
 
     Nothing is spilled and no worker is paused: memory is the task's own, which neither would give back.
     """
     # Dask lets what the user has set win over these.
-    environment = {"MALLOC_TRIM_THRESHOLD_": 65536, **thread_environment(threads)}
+    environment = {"MALLOC_TRIM_THRESHOLD_": 65536, **thread_environment(threads, processes)}
     return {
         "distributed.nanny.pre-spawn-environ": environment,
         # Tasks wait at the scheduler where it can, so that a dying worker takes few with it.

@@ -82,6 +82,7 @@ def test_a_gpu_job_has_one_worker_with_all_its_cpus_for_the_libraries():
     assert after(arguments_of(script), "--nthreads") == "1"
     assert "--nworkers" not in arguments_of(script)
     assert "export OMP_NUM_THREADS=8" in script
+    assert "export CLUSTER_PROCESSES=1" in script
 
 
 def test_a_cpu_job_has_a_worker_for_each_core():
@@ -89,6 +90,7 @@ def test_a_cpu_job_has_a_worker_for_each_core():
     assert after(arguments_of(script), "--nthreads") == "1"
     assert after(arguments_of(script), "--nworkers") == "32"
     assert "export OMP_NUM_THREADS=1" in script
+    assert "export CLUSTER_PROCESSES=32" in script
     assert "#SBATCH --cpus-per-task=32" in script
 
 

@@ -19,7 +19,7 @@ from distributed.security import Security
 import cluster
 from cluster import RetryPolicy, Task, run_tasks
 from cluster.kinds.local import Settings, local_configuration
-from cluster.threads import VARIABLES, limit_torch_threads
+from cluster.threads import PROCESSES, VARIABLES, limit_torch_threads
 from tests.factories import faulty
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +61,12 @@ def test_torch_takes_the_threads_that_are_granted(monkeypatch):
 def test_threads_are_what_the_workers_leave(monkeypatch):
     environment = local_configuration(4)["distributed.nanny.pre-spawn-environ"]
     assert {environment[name] for name in VARIABLES} == {"4"}
+
+
+def test_workers_know_how_many_they_are(tmp_path):
+    with cluster.connect("local", relative_to=tmp_path, scratch=tmp_path, workers=2) as client:
+        assert set(client.run(os.environ.get, PROCESSES).values()) == {"2"}
+    assert local_configuration(4)["distributed.nanny.pre-spawn-environ"][PROCESSES] == "1"
 
 
 def test_everything_listens_on_the_loopback_alone(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from catalogue.models.device import DeviceError, choose_device, one_memory_error
+from cluster.threads import PROCESSES
 
 
 @pytest.fixture
@@ -33,6 +34,15 @@ def gpus(monkeypatch):
 def test_the_device_is_the_one_asked_for_or_the_best_there_is(gpus, name, number, expected):
     gpus(number)
     assert choose_device(name) == torch.device(expected)
+
+
+def test_processes_beside_each_other_share_a_gpu_only_where_it_was_asked_for(gpus, monkeypatch):
+    gpus(1)
+    monkeypatch.setenv(PROCESSES, "8")
+    assert choose_device("auto") == torch.device("cpu")
+    assert choose_device("cuda") == torch.device("cuda")
+    monkeypatch.setenv(PROCESSES, "1")
+    assert choose_device("auto") == torch.device("cuda")
 
 
 @pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:2", 2)])
