@@ -35,12 +35,21 @@ def _refusing() -> Iterator[None]:
         EmulatorError,
         LabelError,
         StoreError,
-        ValidationError,
     ) as error:
         refuse(error)
+    except ValidationError as error:
+        refuse("; ".join(_said_of(dict(fault), error.title) for fault in error.errors()))
     except OSError as error:
         reason = error.strerror or str(error)
         refuse(f"{error.filename}: {reason}" if error.filename else reason, 1)
+
+
+def _said_of(fault: dict[str, Any], settings: str) -> str:
+    """One fault in a model's own settings, with the section of the configuration that holds them."""
+    section = "architecture.forest" if settings.startswith("Forest") else "preprocessing"
+    key = ".".join(["architecture" if settings.endswith("Architecture") else section, *map(str, fault["loc"])])
+    said = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{key}: unknown key" if fault["type"] == "extra_forbidden" else f"{key}: {said}, found {fault['input']!r}"
 
 
 def simulate(
@@ -80,17 +89,24 @@ def train(
 ) -> None:
     """Train a model and write its bundle; an interrupted training goes on where it was."""
     from catalogue.config import load_section
+    from catalogue.models import load_bundle
     from catalogue.training.train import TrainingConfiguration
     from catalogue.training.train import train as train_model
 
     with _refusing():
         settings = load_section(TrainingConfiguration, configuration, override, paths=TRAINING_PATHS)
         path = train_model(settings, bundle, _print_epoch)
+        metrics = load_bundle(path).description.metrics
+    console.print(", ".join(f"{name} {value}" for name, value in metrics.items()), highlight=False)
     console.print(str(path.resolve()), highlight=False)
 
 
-def _print_epoch(*facts: Any) -> None:
-    console.print(" ".join(str(fact) for fact in facts), highlight=False)
+def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
+    console.print(f"epoch {epoch} of {epochs}: validation loss {loss:.4g}", highlight=False)
+
+
+def _print_line(text: str) -> None:
+    console.print(text, highlight=False)
 
 
 def evaluate(
@@ -109,5 +125,5 @@ def evaluate(
     with _refusing():
         settings = load_section(EvaluationConfiguration, configuration, override, paths=paths)
         path = None if bundle == "-" else find_bundle(bundle, Path.cwd())
-        evaluate_bundle(path, settings, directory, _print_epoch)
+        evaluate_bundle(path, settings, directory, _print_line)
     console.print(str(directory.resolve()), highlight=False)

@@ -97,7 +97,7 @@ def load_training_set(survey: Survey, store: Path, labels: LabelTable, key: str,
         examples = ", ".join(labels.key[~known][:5].tolist())
         raise LabelError(
             f"{(~known).sum()} of {len(labels)} label keys are not among the {n_rows} rows of {store} ({key}), "
-            f"first {examples}"
+            f"first {examples}" + ("" if partial else "; partial: true leaves them out")
         )
     rows = np.array([row_of_key[name] for name in labels.key[known].tolist()], dtype=np.int64)
     fine = about["status"][rows] == int(RowStatus.OK)

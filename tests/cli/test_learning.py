@@ -81,6 +81,28 @@ def test_names_that_lead_nowhere_are_refused(tmp_path, key, value, message):
     assert message in said
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("architecture.wide=3", "architecture.wide: unknown key"),
+        ("architecture.width=0", "architecture.width: Input should be greater than"),
+        ("preprocessing.components=3", "preprocessing.components: unknown key"),
+        ("fit.epoch=3", "fit.epoch: unknown key; did you mean epochs?"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_section(train, override, message):
+    said = refused(train(override))
+    assert message in said
+    assert "pydantic" not in said
+
+
+def test_what_is_printed_says_what_it_is(train):
+    done = train()
+    assert done.exit_code == 0
+    assert "epoch 3 of 3: validation loss " in done.output
+    assert "age_delta_p" in done.output
+
+
 @pytest.mark.parametrize("stars", [2, 3, 9])
 def test_too_few_stars_are_refused(train, monkeypatch, stars):
     monkeypatch.setattr(training, "training_set", lambda configuration: _training_set(stars))
