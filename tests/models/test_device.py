@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import weakref
 
@@ -78,3 +79,8 @@ def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="illegal memory access") as raised, one_memory_error():
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
     assert type(raised.value) is RuntimeError
+
+
+def test_gpus_of_the_machine_are_hidden_from_tests_that_do_not_ask_for_one(request):
+    if "gpu" not in request.config.option.markexpr:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

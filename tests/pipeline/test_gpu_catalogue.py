@@ -13,7 +13,7 @@ from tests.factories.runs import build_here, load, write_run
 
 needs_gpu = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and torch built for CUDA; none here"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs -m gpu, a CUDA device and torch built for CUDA"),
 ]
 pytestmark = needs_gpu
 
