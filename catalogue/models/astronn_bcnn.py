@@ -135,7 +135,7 @@ class AstroNNBayesian(Model, Trainable):
     """Age and mass of APOGEE giants with model and predictive errors."""
 
     kind: ClassVar[str] = "astronn_bcnn"
-    inference_version: ClassVar[int] = 3
+    inference_version: ClassVar[int] = 4
     inputs: ClassVar[tuple[str, ...]] = ()
     labels: ClassVar[tuple[Label, ...]] = (
         Label(name="age", unit="Gyr", description="stellar age"),

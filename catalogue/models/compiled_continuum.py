@@ -86,8 +86,8 @@ def _divide(
     for i in range(len(flux)):
         ratio = flux[i] / continuum[i]
         ratio = zero if ratio < zero else ratio
-        # A ratio that is not a number fails the comparison.
-        out[i] = ratio if (ratio <= limit) & ((mask[i] & target) == 0) else one
+        # A ratio that is not a number fails the comparison; one of minus infinity has become zero.
+        out[i] = ratio if (ratio <= limit) & (np.abs(flux[i]) < np.inf) & ((mask[i] & target) == 0) else one
 
 
 @numba.njit(nogil=True)

@@ -60,7 +60,7 @@ class LatentAge(Model, Trainable):
     """
 
     kind: ClassVar[str] = "latent_age"
-    inference_version: ClassVar[int] = 3
+    inference_version: ClassVar[int] = 4
     inputs: ClassVar[tuple[str, ...]] = ("teff", "fe_h")
     labels: ClassVar[tuple[Label, ...]] = (
         Label(name="age", unit="Gyr", description="stellar age"),

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from astropy.io import fits
+from astropy.table import Table
 
 from catalogue.models.apogee_continuum import N_PIXELS as N_NETWORK_PIXELS
 from catalogue.models.apogee_continuum import read_continuum_pixels
@@ -21,6 +23,8 @@ from catalogue.training.labels import LabelTable
 
 N_PIXELS = 8575
 CHIPS = ((246, 3274), (3585, 6080), (6344, 8335))
+LOGGS = [0.8, 1.6, 1.9, 2.2, 2.4, 2.6, 2.8, 3.1, 3.4, 4.4]
+"""Of the stars of :func:`small_survey`."""
 
 
 def combined_spectrum(seed: int = 0, n_rows: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -195,3 +199,31 @@ def giants(n: int, seed: int = 0) -> LabelTable:
         c_fe=random.normal(0, 0.05, n),
         n_fe=random.normal(0.2, 0.05, n),
     )
+
+
+def small_survey(place: Path) -> Path:
+    """Ten stars with a file each, in the official tree; the run's configuration names a tiny latent network."""
+    names = [f"2M0000000{n}+0000000" for n in range(len(LOGGS))]
+    table = Table({"APOGEE_ID": names, "FILE": [f"apStar-dr17-{name}.fits" for name in names]})
+    table["TELESCOPE"], table["FIELD"] = "apo25m", "M67"
+    for column, value in (("SNREV", 90.0), ("TEFF", 4600.0), ("FE_H", 0.0), ("ALPHA_M", 0.05)):
+        table[column] = np.full(len(names), value, "f4")
+    table["LOGG"] = np.array(LOGGS, "f4")
+    folder = place / "spectra" / "apo25m" / "M67"
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(names):
+        write_apstar(folder / f"apStar-dr17-{name}.fits", seed=seed, objid=name)
+    table.write(place / "allStar.fits")
+    tiny_latent(place / "bundle")
+    content = {
+        "survey": "apogee",
+        "parent": {"path": "allStar.fits"},
+        "spectra": {"root": "spectra", "chunk_rows": 64},
+        "select": "1.5 < LOGG < 2.5 and SNREV > 30",
+        "model": str(place / "bundle"),
+        "product": "apogee_latent_age",
+        "output": {"directory": "run", "formats": ["fits", "csv"], "report": False},
+        "inference": {"device": "cpu"},
+    }
+    (place / "run.yaml").write_text(yaml.safe_dump(content))
+    return place / "run.yaml"

@@ -142,7 +142,7 @@ def test_empty_batch(pixels):
     assert ApogeeContinuum(pixels)(none, none, none.astype("u4")).shape == (0, N_PIXELS)
 
 
-def test_bad_fraction_counts_masked_and_empty_pixels(pixels):
+def test_masked_and_empty_pixels_are_counted_and_become_one(pixels):
     flux = np.ones((3, 8575), "f4")
     ivar = np.ones((3, 8575), "f4")
     mask = np.zeros((3, 8575), "u4")
@@ -151,8 +151,9 @@ def test_bad_fraction_counts_masked_and_empty_pixels(pixels):
     mask[2, 300:310] = 1 << 12
     mask[2, 310:320] = 1 << 13
     mask[2, 0:100] = 1
-    _, found = ApogeeContinuum(pixels).normalise(flux, ivar, mask)
+    normalised, found = ApogeeContinuum(pixels).normalise(flux, ivar, mask)
     np.testing.assert_allclose(found, [5 / 7514, 3028 / 7514, 10 / 7514], rtol=1e-6)
+    assert (normalised[0] == 1).all()
 
 
 @needs_real

@@ -15,7 +15,7 @@ from catalogue.pipeline.build import build, plan
 from catalogue.pipeline.verification import verify
 from catalogue.spectra.primitives import RowStatus
 from catalogue.spectra.store import read_rows
-from tests.factories.apogee import tiny_latent, write_apstar
+from tests.factories.apogee import LOGGS, small_survey
 from tests.factories.real import REAL, needs_real
 from tests.factories.runs import load
 
@@ -116,37 +116,6 @@ def test_shipped_bundles_load_and_say_what_they_are(name):
     model = load_model(SHIPPED / name)
     assert "simulat" in model.bundle.description.notes.lower()
     assert {"teff", "logg", "fe_h"} <= set(model.bundle.description.domain)
-
-
-LOGGS = [0.8, 1.6, 1.9, 2.2, 2.4, 2.6, 2.8, 3.1, 3.4, 4.4]
-
-
-def small_survey(place):
-    """Ten stars with a file each, in the official tree."""
-    names = [f"2M0000000{n}+0000000" for n in range(len(LOGGS))]
-    table = Table({"APOGEE_ID": names, "FILE": [f"apStar-dr17-{name}.fits" for name in names]})
-    table["TELESCOPE"], table["FIELD"] = "apo25m", "M67"
-    for column, value in (("SNREV", 90.0), ("TEFF", 4600.0), ("FE_H", 0.0), ("ALPHA_M", 0.05)):
-        table[column] = np.full(len(names), value, "f4")
-    table["LOGG"] = np.array(LOGGS, "f4")
-    folder = place / "spectra" / "apo25m" / "M67"
-    folder.mkdir(parents=True)
-    for seed, name in enumerate(names):
-        write_apstar(folder / f"apStar-dr17-{name}.fits", seed=seed, objid=name)
-    table.write(place / "allStar.fits")
-    tiny_latent(place / "bundle")
-    content = {
-        "survey": "apogee",
-        "parent": {"path": "allStar.fits"},
-        "spectra": {"root": "spectra", "chunk_rows": 64},
-        "select": "1.5 < LOGG < 2.5 and SNREV > 30",
-        "model": str(place / "bundle"),
-        "product": "apogee_latent_age",
-        "output": {"directory": "run", "formats": ["fits", "csv"], "report": False},
-        "inference": {"device": "cpu"},
-    }
-    (place / "run.yaml").write_text(yaml.safe_dump(content))
-    return place / "run.yaml"
 
 
 def test_a_sound_run_of_files_with_other_nulls_than_ours_is_not_called_damaged(tmp_path, client):

@@ -23,8 +23,8 @@ def test_the_second_program_agrees_with_the_first(tmp_path, kind):
     fast = model_class("spt")(bundle).predict(spectra, InferenceSettings(PASSES, SEED, "cpu", 1))
     plain = PlainTransformer(bundle, PASSES, SEED)
     for row in range(3):
-        z = float(spectra.columns["z"][row])
-        found = plain.predict(spectra.flux[row], spectra.ivar[row], spectra.mask[row], z)
+        columns = {"z": float(spectra.columns["z"][row])}
+        found = plain.predict(spectra.flux[row], spectra.ivar[row], spectra.mask[row], columns)
         assert {"age", "mass", "novelty"} < found.keys()
         for name, value in found.items():
             assert value == pytest.approx(float(np.asarray(fast[name])[row]), rel=1e-4), name

@@ -7,6 +7,7 @@ Only the bundle's numbers, how many terms its regression has, and the generator 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -49,8 +50,12 @@ class PlainTransformer:
             self.settings["continuum"],
         )
 
-    def predict(self, flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[Any], z: float) -> dict[str, float]:
-        """All outputs of one spectrum on the survey's grid; NaN where there is no answer."""
+    def predict(
+        self, flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[Any], columns: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Outputs of one spectrum on the survey's grid, those that there are; ``columns`` are ``z`` and ``file_z``."""
+        shifts = (columns[name] for name in ("z", "file_z") if name in columns)
+        z = next((value for value in shifts if math.isfinite(value) and value > -1.0), math.nan)
         values, variance = self._rest_frame(flux, ivar, mask, z if math.isfinite(z) else 0.0)
         good = variance > 0
         bad_fraction = 1.0 - good.sum() / len(good) if math.isfinite(z) else math.nan

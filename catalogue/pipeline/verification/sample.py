@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalogue.datamodels import DataModel
-from catalogue.models import InferenceSettings, SpectraBatch, load_model
+from catalogue.models import Bundle, InferenceSettings, SpectraBatch, load_model
 from catalogue.pipeline.merge import output_path, rows_of_product
 from catalogue.pipeline.plan import StagePlan
 from catalogue.pipeline.run import AppliedModel, Run
 from catalogue.pipeline.verification.findings import Check, Finding, Tally
+from catalogue.pipeline.verification.plain_astronn import PlainAstroNN
 from catalogue.pipeline.verification.plain_spectra import READERS, Pixels
 from catalogue.pipeline.verification.plain_spt import PlainTransformer
 from catalogue.pipeline.verification.plain_tables import rows_of_table
@@ -28,6 +29,21 @@ TOLERANCE = 1e-4
 """Largest relative difference of a prediction in single and one in double precision that is believed to be rounding.
 Measured on real spectra: 1e-5. Everything else is compared exactly; text files hold the digits that they hold."""
 
+
+class PlainProgram(Protocol):
+    """A model written a second time, plainly."""
+
+    def predict(
+        self, flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[Any], columns: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Outputs of one spectrum on the survey's grid, those that there are, from it and its columns of the store."""
+
+
+PROGRAMS: dict[str, Callable[[Bundle, int, int], PlainProgram]] = {
+    "spt": PlainTransformer,
+    "astronn_bcnn": PlainAstroNN,
+}
+"""By kind of model; one that is not here is compared with itself, row by row."""
 
 NOT_SAMPLED = ("votable", "parquet-healpix", "hats")
 """Formats without access by row of the catalogue; their files are compared with their digests alone."""
@@ -172,21 +188,17 @@ class _PlainModel:
         self.fast = load_model(model.bundle.path, model.bundle.digest)
         self.outputs = self.fast.outputs
         self.settings = InferenceSettings(model.settings["passes"], model.settings["seed"], "cpu")
-        self.plain = None
-        if model.bundle.kind == "spt":
-            self.plain = PlainTransformer(model.bundle, model.settings["passes"], model.settings["seed"])
-        self.remark = (
-            "" if self.plain else f"; {model.bundle.kind} has no second program: its own, row by row, was used"
-        )
+        program = PROGRAMS.get(model.bundle.kind)
+        self.plain = program and program(model.bundle, model.settings["passes"], model.settings["seed"])
+        self.remark = "" if program else f"; {model.bundle.kind} has no second program: its own, row by row, was used"
 
     def predict(self, row: int) -> dict[str, float]:
         store = self.run.directory.spectra
         spectrum = read_rows(store, ["flux", "ivar", "mask"], row, row + 1)
         columns = read_rows(store, list(self.fast.inputs), row, row + 1)
         if self.plain is not None:
-            z = [float(columns[name][0]) for name in ("z", "file_z")]
-            known = next((value for value in z if math.isfinite(value) and value > -1.0), math.nan)
-            return self.plain.predict(spectrum["flux"][0], spectrum["ivar"][0], spectrum["mask"][0], known)
+            beside = {name: float(values[0]) for name, values in columns.items()}
+            return self.plain.predict(spectrum["flux"][0], spectrum["ivar"][0], spectrum["mask"][0], beside)
         first = row - row % GRANULE_ROWS
         batch = SpectraBatch(first, spectrum["flux"], spectrum["ivar"], spectrum["mask"], np.ones(1, bool), columns)
         return {name: float(values[0]) for name, values in self.fast.predict(batch, self.settings).items()}
