@@ -128,9 +128,16 @@ class ApogeeContinuum:
         bad_fraction : ndarray of float32, shape (stars,)
             Fraction of the 7,514 pixels that hold nothing, have a target bit set or lie on a detector without a
             continuum.
+
+        Raises
+        ------
+        ValueError
+            If the spectra have another number of pixels.
         """
         from catalogue.models.compiled_continuum import normalise_chip
 
+        if {flux.shape[1], ivar.shape[1], mask.shape[1]} != {N_SURVEY_PIXELS}:  # compiled loops look at no bounds
+            raise ValueError(f"expected spectra of {N_SURVEY_PIXELS} pixels, found shape {flux.shape}")
         flux, ivar = np.ascontiguousarray(flux, np.float32), np.ascontiguousarray(ivar, np.float32)
         mask = np.ascontiguousarray(mask, np.uint32)
         out = np.empty((len(flux), N_PIXELS), np.float32)

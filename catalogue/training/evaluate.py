@@ -6,7 +6,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from catalogue.models import load_bundle, load_model, model_class
+from catalogue.models import BundleError, load_bundle, load_model, model_class
 from catalogue.models.base import NetworkInputs, Trainable
 from catalogue.models.spt import SpectralTransformer
 from catalogue.training.baselines import BASELINES, predict_baseline
@@ -91,8 +91,15 @@ def evaluate(
     -------
     dict
         Contents of ``evaluation.json``.
+
+    Raises
+    ------
+    BundleError
+        If the bundle is for another survey.
     """
     say = progress or (lambda text: None)
+    if bundle is not None:
+        _check_survey(bundle, configuration.training.survey)
     directory.mkdir(parents=True, exist_ok=True)
     data = training_set(configuration.training)
     inputs = learn_inputs(configuration.training, data.survey)
@@ -130,7 +137,7 @@ def evaluate(
                 collected.setdefault(name, np.full(len(data), np.nan))[test_rows] = values
             summary = summarise(predictions, truth[test_rows])
             methods.append({"method": "model", "fold": fold, "seconds": trained.seconds, **summary})
-            say(f"fold {fold}: {summary}")
+            say(f"fold {fold}: {_line(summary)}")
             methods += _run_baselines(configuration, trained, data, train_rows, test_rows, fold, say)
             save()
         save(bins=binned(collected, data))
@@ -143,6 +150,20 @@ def evaluate(
         save(seen=summarise(predict_rows(bundle, data.spectra), truth), bundle=load_bundle(bundle).digest)
     write_page(directory, result, collected, truth)
     return result
+
+
+def _check_survey(bundle: Path, survey: str) -> None:
+    """Refuse a bundle for the spectra of another survey, whose pixels it would take for its own."""
+    description = load_bundle(bundle).description
+    if description.survey != survey:
+        raise BundleError(
+            f"{bundle}: bundle {description.name} is for survey {description.survey}, training.survey is {survey}"
+        )
+
+
+def _line(summary: Mapping[str, float]) -> str:
+    """A summary in a line of progress; see :func:`summarise` for what its entries are."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in summary.items())
 
 
 def summarise(predictions: dict[str, NDArray[np.floating]], truth: NDArray[np.float64]) -> dict[str, float]:
@@ -237,7 +258,7 @@ def _run_baselines(
         values = predict_baseline(name, seen, truth[train_rows], unseen, configuration.seed)
         summary = summarise(dict(zip(LABELS, values.T, strict=True)), truth[test_rows])
         rows.append({"method": name, "fold": fold, "seconds": time.perf_counter() - began, **summary})
-        say(f"fold {fold}, {name}: {summary}")
+        say(f"fold {fold}, {name}: {_line(summary)}")
     return rows
 
 
@@ -268,8 +289,9 @@ def _variants(
         learnt = inputs if same else learn_inputs(training, data.survey)
         trained = train_on(training, data, chosen_rows, folder / f"variant{number}", inputs=learnt)
         predictions = predict_rows(trained.bundle.path, data.spectra.take(test_rows))
-        rows.append({"variant": name, **summarise(predictions, data.labels.physical()[test_rows])})
-        say(f"{name}: {rows[-1]}")
+        summary = summarise(predictions, data.labels.physical()[test_rows])
+        rows.append({"variant": name, **summary})
+        say(f"{name}: {_line(summary)}")
     return rows
 
 

@@ -137,6 +137,12 @@ def test_rows_do_not_depend_on_their_neighbours(pixels):
     np.testing.assert_array_equal(np.delete(normalise(flux, ivar, mask).numpy(), 1, 0), np.delete(together, 1, 0))
 
 
+def test_spectra_of_another_survey_are_refused(pixels):
+    other = np.ones((2, 4096), np.float32)
+    with pytest.raises(ValueError, match=r"expected spectra of 8575 pixels, found shape \(2, 4096\)"):
+        ApogeeContinuum(pixels).divide(other, other, other.astype(np.uint32))
+
+
 def test_empty_batch(pixels):
     none = np.zeros((0, 8575), "f4")
     assert ApogeeContinuum(pixels)(none, none, none.astype("u4")).shape == (0, N_PIXELS)

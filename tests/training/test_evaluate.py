@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from catalogue.models import BundleError
+from catalogue.models.bundle import SHIPPED
 from catalogue.training import evaluate as evaluation
 from catalogue.training.evaluate import EvaluationConfiguration, evaluate
 from tests.training.test_fit import _configuration, _training_set
@@ -82,3 +85,18 @@ def test_an_ablation_of_the_preprocessing_learns_its_inputs_anew(stars, tmp_path
     configuration = EvaluationConfiguration(training=_configuration(), folds=2, baselines=(), ablations=few)
     evaluate(None, configuration, tmp_path)
     assert learnt == [_configuration().preprocessing["n_components"], 3]
+
+
+def test_a_bundle_of_another_survey_is_refused_before_any_training(stars, tmp_path):
+    configuration = EvaluationConfiguration(training=_configuration(), folds=2, baselines=())
+    with pytest.raises(BundleError, match=r"is for survey apogee, training\.survey is lamost-lrs"):
+        evaluate(SHIPPED / "latent-age-apogee-simulated", configuration, tmp_path / "evaluation")
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_progress_is_told_in_few_digits(stars, tmp_path):
+    said = []
+    configuration = EvaluationConfiguration(training=_configuration(), folds=2, baselines=())
+    evaluate(None, configuration, tmp_path, said.append)
+    assert said[0].startswith("fold 0: age_delta_p ")
+    assert not re.search(r"[0-9]\.[0-9]{4}", said[0])
