@@ -97,7 +97,8 @@ def mixture_percentiles(mean: Tensor, std: Tensor, levels: Sequence[float]) -> T
     width = (std.square() + (mean - centre).square()).mean(dim=0).sqrt()
     unit = torch.where(width > 0, width, 1.0)
     mean, sharpness = (mean - centre) / unit, math.sqrt(0.5) / (std / unit).clamp(min=_SMOOTHING)
-    level = torch.tensor(levels, dtype=mean.dtype, device=mean.device)[:, None]
+    # filled where it lies: a GPU would wait for a copy of the host's
+    level = torch.cat([mean.new_full((1, 1), value) for value in levels])
     x = torch.special.ndtri(level).repeat(1, mean.shape[1])
     # Cantelli's inequality, for a spread of one and what the smoothing adds
     low, high = (-1.01 * (1.0 / level - 1.0).sqrt()).expand_as(x), (1.01 / (1.0 / level - 1.0).sqrt()).expand_as(x)
