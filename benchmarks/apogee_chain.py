@@ -31,7 +31,8 @@ from astropy.table import Table
 
 from benchmarks.apogee_reference import compile_pass, continuum_pass, network_pass
 from benchmarks.astronn_dropout import plain_network
-from catalogue.models import find_bundle, load_model
+from catalogue.models import find_bundle, load_bundle
+from catalogue.models.astronn_bcnn import AstroNNBayesian
 from catalogue.training.apogee_simulation import simulate_spectra
 from catalogue.training.labels import apokasc_labels
 
@@ -103,7 +104,7 @@ def write_configuration(scratch: Path, workers: int, passes: int) -> Path:
 
 def reference(scratch: Path, passes: int) -> None:
     """The script's three passes."""
-    model = load_model(find_bundle(BUNDLE, Path.cwd()))
+    model = AstroNNBayesian(load_bundle(find_bundle(BUNDLE, Path.cwd())))
     network, scale = plain_network(model._network), np.array(model.label_scale.scale)
     parent, spectra, ages = scratch / "allStar.fits", scratch / "contspec.fits", scratch / "ages.fits"
     times = [time.perf_counter()]

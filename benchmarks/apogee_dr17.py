@@ -22,6 +22,7 @@ from astropy.io import fits
 
 from catalogue.surveys.apogee import Apogee
 from catalogue.training.apogee_simulation import simulate_spectra
+from catalogue.training.labels import LabelTable
 from catalogue.training.population import draw_population
 
 SELECTED = 308_119 / 733_901
@@ -77,7 +78,7 @@ def name_of(row: int) -> str:
     return f"apStar-dr17-2M{row:08d}+0000000"
 
 
-def write_all_star(path: Path, rows: int, selected: np.ndarray, with_file: np.ndarray, stars) -> None:
+def write_all_star(path: Path, rows: int, selected: np.ndarray, with_file: np.ndarray, stars: LabelTable) -> None:
     """Written in blocks: the table as a whole is larger than it needs to be in memory."""
     kind = table_type()
     header = fits.BinTableHDU(np.zeros(0, kind)).header

@@ -7,14 +7,14 @@ one of 30 visits, written on the spot. Files are in the page cache: this is the 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
+from benchmarks.timing import median_seconds
 from catalogue.surveys.apogee import Apogee
 from tests.factories.apogee import write_apstar
 
@@ -32,15 +32,8 @@ def as_people_write_it(path: Path) -> tuple[np.ndarray, ...]:
         return flux.astype("f4"), ivar.astype("f4"), mask.astype("u4")
 
 
-def seconds(function, repeat: int) -> float:
-    function()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        for _ in range(LOOPS):
-            function()
-        times.append((time.perf_counter() - start) / LOOPS)
-    return statistics.median(times)
+def seconds(read: Callable[[Path], object], path: Path, repeat: int) -> float:
+    return median_seconds(lambda: [read(path) for _ in range(LOOPS)], repeat) / LOOPS
 
 
 def main() -> None:
@@ -56,8 +49,8 @@ def main() -> None:
             spectrum, theirs = survey.read(path), as_people_write_it(path)
             for ours, other in zip((spectrum.flux, spectrum.ivar, spectrum.mask), theirs, strict=True):
                 np.testing.assert_array_equal(ours, other)
-            slow = seconds(lambda path=path: as_people_write_it(path), options.repeat)
-            fast = seconds(lambda path=path: survey.read(path), options.repeat)
+            slow = seconds(as_people_write_it, path, options.repeat)
+            fast = seconds(survey.read, path, options.repeat)
             print(f"{path.name:44s} {slow * 1e6:9.0f} {fast * 1e6:9.0f} {slow / fast:6.1f} ×")
 
 

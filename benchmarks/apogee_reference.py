@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from astropy.io import fits
 from astropy.table import Table
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.continuum import one_star
@@ -64,7 +65,7 @@ def network_pass(
     bad = ~good | (starflag & BAD_STARFLAG != 0)
     for array in (average, model, total):
         array[bad] = np.nan
-    columns = {}
+    columns: dict[str, NDArray[np.float64]] = {}
     for k, name in enumerate(("age", "mass")):
         columns |= {name: average[:, k], f"{name}_total_error": total[:, k], f"{name}_model_error": model[:, k]}
     Table(columns).write(output, format="fits", overwrite=True)

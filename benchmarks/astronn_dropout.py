@@ -6,36 +6,24 @@ Run: ``python -m benchmarks.astronn_dropout [--threads 1] [--rows 64] [--passes 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 
 import torch
 from torch import nn
 
+from benchmarks.timing import median_seconds
 from catalogue.models.astronn_bcnn import AstroNNArchitecture, AstroNNNetwork
 from catalogue.models.astronn_passes import AstroNNPasses
 from catalogue.models.dropout import DropoutPasses
 
 
-def seconds(function, repeat: int) -> float:
-    function()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def plain_network(network: AstroNNNetwork) -> nn.Sequential:
     """The same layers as people write them, with torch's dropout."""
-    same = {"padding": "same"}
     layers = nn.Sequential(
         nn.Unflatten(1, (1, network.n_pixels)),
-        nn.Conv1d(1, 2, 8, **same),
+        nn.Conv1d(1, 2, 8, padding="same"),
         nn.ReLU(),
         nn.Dropout(0.3),
-        nn.Conv1d(2, 4, 8, **same),
+        nn.Conv1d(2, 4, 8, padding="same"),
         nn.ReLU(),
         nn.MaxPool1d(4),
         nn.Flatten(),
@@ -43,7 +31,7 @@ def plain_network(network: AstroNNNetwork) -> nn.Sequential:
         nn.Linear(network.hidden1.in_features, network.hidden1.out_features),
         nn.ReLU(),
         nn.Dropout(0.3),
-        nn.Linear(*reversed(network.hidden2.weight.shape)),
+        nn.Linear(network.hidden2.in_features, network.hidden2.out_features),
         nn.ReLU(),
         nn.Linear(network.hidden2.out_features, 4),
     )
@@ -54,8 +42,10 @@ def plain_network(network: AstroNNNetwork) -> nn.Sequential:
     weights.append(torch.cat([head.weight for head in heads]))
     biases.append(torch.cat([head.bias for head in heads]))
     with torch.no_grad():
-        plain = [module for module in layers if hasattr(module, "weight")]
+        plain = [module for module in layers if isinstance(module, nn.Conv1d | nn.Linear)]
         for layer, weight, bias in zip(plain, weights, biases, strict=True):
+            assert layer.bias is not None
+            assert bias is not None
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
     return layers
@@ -96,11 +86,11 @@ def main() -> None:
 
     candidates = {"loop of nn.Dropout": loop, "torch.func.vmap": vmapped}
     candidates |= {"DropoutPasses": lambda: engine(spectra), "AstroNNPasses": lambda: passes(spectra)}
-    times = {name: seconds(function, options.repeat) for name, function in candidates.items()}
+    times = {name: median_seconds(function, options.repeat) for name, function in candidates.items()}
     print(f"{options.rows} stars, T = {options.passes}, {options.threads} thread(s), median of {options.repeat}")
     print(f"{'':20s} {'s':>8s} {'stars/s':>9s} {'AstroNNPasses is':>18s}")
-    for name, value in times.items():
-        print(f"{name:20s} {value:8.3f} {options.rows / value:9.1f} {value / times['AstroNNPasses']:16.1f} ×")
+    for name, duration in times.items():
+        print(f"{name:20s} {duration:8.3f} {options.rows / duration:9.1f} {duration / times['AstroNNPasses']:16.1f} ×")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,16 @@ memory; copies of the few APOGEE spectra get noise of their own, so that a codec
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numcodecs
 import numpy as np
 from numcodecs import blosc
 
+from benchmarks.timing import median_seconds
 from catalogue.models import InferenceSettings, SpectraBatch, find_bundle, load_model
 from catalogue.spectra.primitives import Spectrum
 from catalogue.surveys import Survey, load_survey
@@ -42,14 +44,9 @@ def chunk(survey: Survey, spectra: list[Spectrum], copies: int) -> dict[str, np.
     return {"flux": flux, "ivar": ivar, "mask": mask}
 
 
-def median_seconds(function, runs: int) -> float:
-    function()
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+def _each(work: Callable[[Any], object], arrays: Mapping[str, Any]) -> None:
+    for values in arrays.values():
+        work(values)
 
 
 def measure(name: str, arrays: dict[str, np.ndarray], runs: int) -> None:
@@ -63,8 +60,8 @@ def measure(name: str, arrays: dict[str, np.ndarray], runs: int) -> None:
         for key, values in arrays.items():
             back = np.frombuffer(codec.decode(packed[key]), values.dtype).reshape(values.shape)
             assert np.array_equal(back, values, equal_nan=values.dtype.kind == "f")
-        write = median_seconds(lambda codec=codec: [codec.encode(values) for values in arrays.values()], runs)
-        read = median_seconds(lambda codec=codec, packed=packed: [codec.decode(b) for b in packed.values()], runs)
+        write = median_seconds(partial(_each, codec.encode, arrays), runs)
+        read = median_seconds(partial(_each, codec.decode, packed), runs)
         shares = [len(packed[key]) / values.nbytes for key, values in arrays.items()]
         size = sum(map(len, packed.values()))
         row = " ".join(f"{share:7.3f}" for share in [*shares, size / total])

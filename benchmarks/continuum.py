@@ -6,19 +6,22 @@ Run: ``python -m benchmarks.continuum [--stars 512] [--threads 1] [--repeat 5]``
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 
 import numpy as np
 import torch
+from numpy.polynomial import Chebyshev
+from numpy.typing import NDArray
 
-from catalogue.models.apogee_continuum import N_PIXELS, TARGET_BITS, ApogeeContinuum, read_continuum_pixels
-from catalogue.models.dropout import map_granules
+from benchmarks.timing import median_seconds
+from catalogue.models.apogee_continuum import CHIPS, N_PIXELS, TARGET_BITS, ApogeeContinuum, read_continuum_pixels
+from catalogue.models.granules import map_granules
 from tests.factories.apogee import combined_spectrum
-from tests.models.test_apogee_continuum import CHIPS, STARTS, Chebyshev
+from tests.models.test_apogee_continuum import STARTS
 
 
-def one_star(flux, ivar, mask, pixels) -> np.ndarray:
+def one_star(
+    flux: NDArray[np.float32], ivar: NDArray[np.float32], mask: NDArray[np.uint32], pixels: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """As ALGORITHMS 2.1 has it, with vectorised bit tests."""
     normalised = np.empty(N_PIXELS)
     with np.errstate(all="ignore"):
@@ -37,16 +40,6 @@ def one_star(flux, ivar, mask, pixels) -> np.ndarray:
         normalised[bad] = 1
         normalised[normalised > 2] = 1
     return normalised
-
-
-def seconds(function, repeat: int) -> float:
-    function()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def main() -> None:
@@ -81,7 +74,7 @@ def main() -> None:
     expected = np.stack([star(index) for index in range(options.stars)])
     found = torch.cat([granule(index) for index in range(granules)]).numpy()
     print(f"largest difference {np.abs(expected - found).max():.1e}")
-    slow, fast = seconds(loop, options.repeat), seconds(batched, options.repeat)
+    slow, fast = median_seconds(loop, options.repeat), median_seconds(batched, options.repeat)
     print(f"{options.stars} stars, {options.threads} thread(s), median of {options.repeat}")
     print(f"numpy loop {slow / options.stars * 1e6:8.1f} µs/star")
     print(f"batched    {fast / options.stars * 1e6:8.1f} µs/star {slow / fast:6.1f} ×")

@@ -17,6 +17,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ class FromPixels(nn.Module):
         super().__init__()
         self.inputs, self.network = inputs, network
 
-    def forward(self, pixels, good, noise):
+    def forward(self, pixels: torch.Tensor, good: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         return self.network(self.inputs.features(pixels, good, noise))
 
 
@@ -155,7 +156,7 @@ def compare(model: SpectralTransformer, batch: SpectraBatch, passes: int, thread
     }
     for name, (theirs, ours) in variants.items():
         candidates: dict[str, Callable[[], object]] = {"ours": ours}
-        candidates |= {str(size): (lambda size=size, theirs=theirs: theirs(size)) for size in BATCHES}
+        candidates |= {str(size): partial(theirs, size) for size in BATCHES}
         times = race(candidates, repeat)
         mine = np.array(times.pop("ours")) * 1000 / rows
         best = min(times, key=lambda size: times[size][1])

@@ -6,12 +6,11 @@ Run: ``python -m benchmarks.forest [--rows 142257] [--trees 100] [--stars 1287] 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 
 import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 
+from benchmarks.timing import median_seconds
 from catalogue.models.forest import Forest
 
 
@@ -20,15 +19,6 @@ def sample(random: np.random.Generator, n: int) -> np.ndarray:
     rows[:, 5] = 4700 + 200 * rows[:, 5]
     rows[:, 6] *= 0.3
     return rows
-
-
-def seconds(function, repeat: int) -> float:
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def main() -> None:
@@ -49,11 +39,11 @@ def main() -> None:
 
     ours = forest.predict_trees(rows)
     print(f"{len(forest.feature)} nodes; largest difference {np.abs(ours - loop()).max():g}")
-    times = {"scikit-learn, tree by tree": seconds(loop, options.repeat)}
-    times["Forest"] = seconds(lambda: forest.predict_trees(rows), options.repeat)
+    times = {"scikit-learn, tree by tree": median_seconds(loop, options.repeat)}
+    times["Forest"] = median_seconds(lambda: forest.predict_trees(rows), options.repeat)
     print(f"{options.rows} rows × {options.trees} trees, one thread, median of {options.repeat}")
-    for name, value in times.items():
-        print(f"{name:28s} {value:7.3f} s {times['scikit-learn, tree by tree'] / value:6.2f} ×")
+    for name, duration in times.items():
+        print(f"{name:28s} {duration:7.3f} s {times['scikit-learn, tree by tree'] / duration:6.2f} ×")
 
 
 if __name__ == "__main__":

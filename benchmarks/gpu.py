@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -72,7 +72,7 @@ class Utilisation:
         return f"{statistics.mean(seen):.0f} %" if seen else "not sampled"
 
 
-def best(function, runs: int = 5) -> float:
+def best(function: Callable[[], object], runs: int = 5) -> float:
     """Seconds of the fastest of some runs on the device."""
     times = []
     for _ in range(runs):

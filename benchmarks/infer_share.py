@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.dropout import spectra
 from catalogue.models import InferenceSettings, Model, SpectraBatch, find_bundle, load_model
+from catalogue.models.spt import SpectralTransformer
 from catalogue.pipeline.tasks import InferTask, ModelTask, infer
 from catalogue.spectra.primitives import RowColumn, RowStatus
 from catalogue.spectra.store import create_row_arrays, create_store, read_rows, write_rows
@@ -32,6 +33,7 @@ from tests.factories.apogee import spectra_batch
 
 def lamost(model: Model, rows: int) -> SpectraBatch:
     """Spectra spread as the training set's."""
+    assert isinstance(model, SpectralTransformer)
     return spectra(model, rows)
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression
 
 from catalogue.models.latent_age import LatentAge
-from catalogue.models.latent_network import frequency_grid
+from catalogue.models.latent_network import LatentNetwork, frequency_grid
 from catalogue.surveys.apogee import Apogee
 from catalogue.training.apogee_simulation import simulate_oscillations, simulate_spectra
 from catalogue.training.fit import FitSettings, Targets, fit
@@ -37,8 +38,8 @@ def main() -> None:
     seismic = simulate_oscillations(labels, frequency_grid(), 2)
     inputs = LatentAge.fit_inputs(spectra, Apogee.grid, {}, 0)
     prepared = inputs.prepare(spectra)
-    others = {"log_power": seismic.log_power, "numax": seismic.numax}
-    targets = Targets(labels.physical(), labels.covariance(), others)
+    others: dict[str, NDArray[np.floating]] = {"log_power": seismic.log_power, "numax": seismic.numax}
+    targets = Targets(labels.physical(), labels.covariance(), np.log(labels.physical()).std(axis=0), others)
     settings = FitSettings(
         epochs=options.epochs, patience=options.epochs, batch=32, learning_rate=1e-3, weight_decay=0,
         masked_stretches=0, precision="bfloat16", threads=1,
@@ -48,6 +49,7 @@ def main() -> None:
     for reduction in ("sum", "mean"):
         architecture = {**SMALL, "reduction": reduction}
         network = fit(LatentAge, architecture, inputs, prepared, targets, learn, test, settings).network
+        assert isinstance(network, LatentNetwork)
         with torch.inference_mode():
             mean, log_variance = network.encoder(prepared.pixels)
         divergence = 0.5 * (log_variance.exp() + mean.square() - 1 - log_variance).mean(dim=0)

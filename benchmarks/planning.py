@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.generated_run import command, pretend_done, write_configuration
+from benchmarks.generated_run import Finished, command, pretend_done, write_configuration
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
             print("  seconds:", " ".join(f"{one.seconds:.2f}" for one in found))
 
 
-def show(what: str, found, rows: int) -> None:
+def show(what: str, found: Finished, rows: int) -> None:
     print(
         f"{rows:>9} rows  {what:44s} {found.seconds:8.2f} s  CPU {found.cpu:7.2f} s  peak {found.peak:5.0f} MiB"
         f"  exit {found.code}  | {found.output.strip().splitlines()[0] if found.output.strip() else ''}",

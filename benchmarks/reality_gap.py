@@ -52,7 +52,7 @@ def giants(data: Path) -> SpectraBatch:
     return SpectraBatch(0, arrays["flux"], arrays["ivar"], arrays["mask"], np.ones(len(rows), bool), columns)
 
 
-def emulated(columns: dict[str, NDArray[np.floating]], correction: EmulatorCorrection | None, pixels: int) -> NDArray:
+def emulated(columns: dict[str, NDArray[np.float64]], correction: EmulatorCorrection | None, pixels: int) -> NDArray:
     """The same stars from the emulator, with abundances that are typical of their Teff, log g and [Fe/H]."""
     emulator = GiantEmulator()
     typical = draw_population(20_000, np.random.default_rng(0))
@@ -71,6 +71,11 @@ def emulated(columns: dict[str, NDArray[np.floating]], correction: EmulatorCorre
     return found
 
 
+def numbers(stars: SpectraBatch) -> dict[str, NDArray[np.float64]]:
+    """Columns of the stars."""
+    return {name: values.astype(np.float64) for name, values in stars.columns.items()}
+
+
 def normalised(settings: PreprocessingSettings, flux: NDArray, ivar: NDArray, shift: NDArray) -> tuple:
     """Wavelength, flux, noise and goodness as a bundle's preprocessing makes them."""
     preprocessing = Preprocessing(settings)
@@ -81,17 +86,17 @@ def normalised(settings: PreprocessingSettings, flux: NDArray, ivar: NDArray, sh
 def print_differences(stars: SpectraBatch, settings: PreprocessingSettings) -> None:
     """Root mean square differences on giants that the correction was not measured on."""
     pixels, survey = stars.flux.shape[1], load_survey("lamost-lrs")
-    good = np.flatnonzero(stars.columns["snrg"] > 60)
+    good = np.flatnonzero(numbers(stars)["snrg"] > 60)
     measured, unseen = good[: round(0.6 * len(good))], good[round(0.6 * len(good)) :]
     given = settings.model_dump(exclude={"grid"})
     part = stars.take(measured)
-    correction = measure_correction(part, survey.grid, given, emulated(dict(part.columns), None, pixels))
+    correction = measure_correction(part, survey.grid, given, emulated(numbers(part), None, pixels))
     test = stars.take(unseen)
     wavelength, real, noise, fine = normalised(settings, test.flux, test.ivar, redshift(test))
     print(f"\nRMS difference in % on {len(unseen)} giants with S/N > 60; correction measured on {len(measured)} others")
     columns = []
     for table in (None, correction):
-        flux = emulated(dict(test.columns), table, pixels)
+        flux = emulated(numbers(test), table, pixels)
         ivar = np.where(flux > 0, 1e6, 0).astype(np.float32)
         _, model, _, kept = normalised(settings, flux, ivar, np.zeros(len(flux)))
         columns.append(np.where(fine & kept, real - model, np.nan))
@@ -108,25 +113,24 @@ def print_predictions(stars: SpectraBatch, bundle: str) -> None:
     model = load_model(find_bundle(bundle, Path()))
     found = model.predict(stars, InferenceSettings(device="cpu"))
     about = model.bundle.description
+    columns, limit = numbers(stars), about.novelty_limit or np.inf
     inside = np.ones(len(stars), bool)
     for name, (low, high) in about.domain.items():
-        inside &= (stars.columns[name] >= low) & (stars.columns[name] <= high)
+        inside &= (columns[name] >= low) & (columns[name] <= high)
     print(f"\n{about.name} {about.version}: {len(stars)} real giants, {inside.sum()} of them within the domain")
     for text, chosen in (("all", np.ones(len(stars), bool)), ("within the domain", inside)):
         answered = chosen & np.isfinite(found["age"])
         novelty = found["novelty"][chosen]
-        print(f"{text}: {answered.sum()} of {chosen.sum()} have an age; novelty above {about.novelty_limit}: "
-              f"{(novelty > about.novelty_limit).sum()}, median {np.nanmedian(novelty):.2f}")  # fmt: skip
+        print(f"{text}: {answered.sum()} of {chosen.sum()} have an age; novelty above {limit}: "
+              f"{(novelty > limit).sum()}, median {np.nanmedian(novelty):.2f}")  # fmt: skip
         for name, unit in (("age", "Gyr"), ("mass", "solMass")):
             spread = np.quantile(found[name][answered], [0.16, 0.5, 0.84])
             print(f"  {name}: 16, 50, 84 % at {', '.join(f'{v:.2f}' for v in spread)} {unit}")
-        ranks = [_rank_correlation(found["age"][answered], stars.columns[n][answered]) for n in ("teff", "logg", "feh")]
+        ranks = [_rank_correlation(found["age"][answered], columns[n][answered]) for n in ("teff", "logg", "feh")]
         print("  rank correlation of age with teff, logg, feh: " + ", ".join(f"{value:+.2f}" for value in ranks))
-    bright = stars.columns["snrg"] > 60
+    bright = columns["snrg"] > 60
     novelty = found["novelty"][bright]
-    print(
-        f"S/N > 60: {(novelty > about.novelty_limit).sum()} of {bright.sum()} above, median {np.nanmedian(novelty):.2f}"
-    )
+    print(f"S/N > 60: {(novelty > limit).sum()} of {bright.sum()} above, median {np.nanmedian(novelty):.2f}")
 
 
 def _rank_correlation(one: NDArray, other: NDArray) -> float:
@@ -148,9 +152,9 @@ def main() -> None:
     print_differences(stars, settings)
     print_predictions(stars, options.bundle)
     if options.table:
-        good = stars.take(np.flatnonzero(stars.columns["snrg"] > 30))
+        good = stars.take(np.flatnonzero(numbers(stars)["snrg"] > 30))
         given = settings.model_dump(exclude={"grid"})
-        found = measure_correction(good, survey.grid, given, emulated(dict(good.columns), None, good.flux.shape[1]))
+        found = measure_correction(good, survey.grid, given, emulated(numbers(good), None, good.flux.shape[1]))
         shipped = load_correction()
         at = found.log10_wavelength
         middle = np.interp(at, shipped.log10_wavelength, shipped.terms[0])

@@ -113,9 +113,9 @@ def measure(data: Path, copies: int, rows: int, passes: int) -> Costs:
     more = spectra * (copies - 1)
     with tempfile.TemporaryDirectory() as name:
         task = task_cost(Path(name))
+    plan, ingest, infer = ((many[name] - few[name]) / more for name in ("plan", "ingest", "infer"))
     return Costs(
-        IMPORTED, *((many[name] - few[name]) / more for name in ("plan", "ingest", "infer")),
-        (long["merge"] - few["merge"]) / rows, size, stored, task, start_cost(),
+        IMPORTED, plan, ingest, infer, (long["merge"] - few["merge"]) / rows, size, stored, task, start_cost(),
     )  # fmt: skip
 
 
