@@ -13,6 +13,7 @@ from catalogue.datamodels import DataModel, DataModelError, load_data_model
 from catalogue.models import Bundle, BundleError, Model, bind, find_bundle, inference_version, load_bundle
 from catalogue.pipeline.records import digest_of
 from catalogue.surveys import Survey, load_survey
+from catalogue.writers import format_names
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,11 @@ def _check_fit(survey: Survey, bundles: list[Bundle], products: tuple[DataModel,
 
 
 def _check_formats(configuration: RunConfiguration) -> None:
+    unknown = [name for name in configuration.output.formats if name not in format_names()]
+    if unknown:
+        raise ConfigurationError(
+            f"output.formats: unknown format {', '.join(unknown)}; there are {', '.join(format_names())}"
+        )
     sorted_on_the_sky = [name for name in configuration.output.formats if name in ("hats", "parquet-healpix")]
     if sorted_on_the_sky and find_spec("cdshealpix") is None:
         raise ConfigurationError(f"output.formats: {sorted_on_the_sky[0]} needs the extra hats, which is not installed")

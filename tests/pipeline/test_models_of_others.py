@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +16,10 @@ from catalogue.models import BundleError, load_model, model_class
 from catalogue.pipeline.build import plan
 from catalogue.pipeline.verification import verify
 from cluster import TaskFailed
-from tests.factories.others import install_model, register
+from tests.factories.others import PAGE, install_model, register
 from tests.factories.runs import build_here, load, write_run
 
-PRODUCT = {
-    "name": "screened",
-    "version": 1,
-    "title": "Blue stars",
-    "survey": "lamost-lrs",
-    "uses": {"screen": "screen"},
-    "columns": [
-        {"name": "obsid", "value": "obsid", "dtype": "int64", "missing": -9999, "description": "key", "role": "key"},
-        {"name": "Probability", "value": "screen.probability", "dtype": "float32", "description": "of being blue"},
-        {"name": "Number", "value": "screen.class_number", "dtype": "int16", "missing": -1, "description": "class"},
-        {
-            "name": "Class",
-            "value": "'blue' if screen.class_number == 1 else 'red'",
-            "blank_when": "isnan(screen.class_number)",
-            "dtype": "str",
-            "width": 4,
-            "description": "class",
-        },
-        {"name": "STATUS", "value": "status", "dtype": "uint8", "description": "status", "role": "status"},
-        {"name": "FLAG", "dtype": "int32", "description": "bits", "role": "flag"},
-    ],
-    "flags": [{"bit": 0, "name": "BLUE", "level": "info", "when": "screen.probability > 0.5", "description": "blue"}],
-}
+PRODUCT = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])
 
 
 def run_of(directory: Path, bundle: Path, product: dict = PRODUCT, **changes) -> Path:
@@ -76,6 +55,13 @@ def test_the_model_of_the_page_makes_a_catalogue_that_verifies_and_follows_its_u
     assert all(stage.to_do for stage in state.inferences.values())
     page = (run.directory.root / "report.html").read_text()
     assert "An example, trained on nothing." in page
+
+
+def test_a_format_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    output = {"directory": str(tmp_path / "run"), "formats": ["fits", "hdf5"]}
+    path = run_of(tmp_path, install_model(tmp_path, monkeypatch), output=output)
+    with pytest.raises(ConfigurationError, match=r"output\.formats: unknown format hdf5; there are fits, csv"):
+        load(path)
 
 
 @pytest.mark.parametrize(
