@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -90,7 +91,7 @@ class RunConfiguration(_Section):
         return (value,) if isinstance(value, str) else value
 
 
-_PATHS = (("parent", "path"), ("spectra", "root"), ("output", "directory"))
+_PATHS = ("parent.path", "spectra.root", "output.directory")
 
 
 def load_run_configuration(path: Path, overrides: list[str] | None = None) -> RunConfiguration:
@@ -109,16 +110,11 @@ def load_run_configuration(path: Path, overrides: list[str] | None = None) -> Ru
     ConfigurationError
         For unreadable YAML, unknown keys, wrong types and missing paths, naming the key.
     """
-    content = read_yaml(path)
-    for override in overrides or []:
-        _set(content, override)
-    for section, key in _PATHS:
-        if isinstance(content.get(section), dict) and isinstance(content[section].get(key), str):
-            content[section][key] = resolve(content[section][key], path.parent)
+    content = _read(path, overrides or [], _PATHS)
     for key in ("model", "product", "cluster"):
-        content[key] = _resolve_if_path(content.get(key), path.parent) if key in content else None
-        if content[key] is None:
-            del content[key]
+        # a key without a value is as good as none
+        if (value := content.pop(key, None)) is not None:
+            content[key] = _resolve_if_path(value, path.parent)
     return parse(RunConfiguration, content, str(path))
 
 
@@ -141,8 +137,13 @@ def load_section(
     ConfigurationError
         As for :func:`load_run_configuration`.
     """
+    return parse(section, _read(path, overrides or [], paths), str(path))
+
+
+def _read(path: Path, overrides: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
+    """Content of a file with overrides set, and the paths in it, keys dotted where nested, made absolute."""
     content = read_yaml(path)
-    for override in overrides or []:
+    for override in overrides:
         _set(content, override)
     for dotted in paths:
         *sections, key = dotted.split(".")
@@ -151,7 +152,7 @@ def load_section(
             inner = inner.get(name) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and isinstance(inner.get(key), str):
             inner[key] = resolve(inner[key], path.parent)
-    return parse(section, content, str(path))
+    return content
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -303,32 +303,47 @@ def fit_components(
     count = good.sum(dim=0).clamp(min=1)
     mean = (flux * good).sum(dim=0) / count
     scale = _pixel_scale(settings, flux - mean, noise, good, count)
-    found, kept = flux, good
+    pure_flux, pure_good = flux, good
     if noiseless is not None:
-        found, _, kept, _ = _normalise(settings, noiseless)
-        if len(found) != len(flux):
-            raise ValueError(f"expected {len(flux)} usable spectra without noise, found {len(found)}")
+        pure_flux, _, pure_good, _ = _normalise(settings, noiseless)
+        if len(pure_flux) != len(flux):
+            raise ValueError(f"expected {len(flux)} usable spectra without noise, found {len(pure_flux)}")
         if settings.standardise == "noise":
-            scale = scale * _excess(flux - found, noise, good & kept)
+            scale = scale * _excess(flux - pure_flux, noise, good & pure_good)
     pixels = torch.where(good, (flux - mean) / scale, 0.0)
     prepared = PreparedSpectra(pixels, noise / scale, good, torch.zeros(len(pixels)), torch.ones(len(pixels)) > 0)
-    pure = replace(prepared, pixels=torch.where(kept, (found - mean) / scale, 0.0), good=kept)
+    pure = torch.where(pure_good, (pure_flux - mean) / scale, 0.0)
     chosen = torch.linspace(0, len(pixels) - 1, min(len(pixels), _DECOMPOSED)).long()
-    components = _principal_components(pure.pixels[chosen], pure.good[chosen], settings, seed)
+    components = _principal_components(pure[chosen], pure_good[chosen], settings, seed)
     plain = settings.model_copy(update={"parameters": (), "passed_on": None})
     learnt, coefficients = _statistics(plain, prepared, mean, scale, components)
     if settings.parameters:
         truth = torch.from_numpy(np.stack([spectra.columns[name] for name in settings.parameters], axis=1))
-        inputs, bands = ComponentInputs(plain, learnt), settings.noise_bands
-        seen = [(coefficients, band_noise(prepared.noise, good, bands), truth[rows])]
-        for drawn in (inputs.prepare(batch) for batch in redrawn):
-            kept = drawn.usable
-            found = inputs.coefficients(drawn.pixels[kept], drawn.good[kept], drawn.noise[kept])
-            seen.append((found, band_noise(drawn.noise[kept], drawn.good[kept], bands), truth[kept]))
-        components_seen, noise_seen, parameters = (torch.cat(parts) for parts in zip(*seen, strict=True))
-        weights = fit_parameters(components_seen, noise_seen, parameters, settings.curved)
+        first = coefficients, band_noise(prepared.noise, good, settings.noise_bands), truth[rows]
+        weights = _parameter_weights(ComponentInputs(plain, learnt), first, redrawn, truth, settings)
         learnt = replace(learnt, parameter_weights=weights)
     return ComponentInputs(settings, learnt)
+
+
+def _parameter_weights(
+    inputs: ComponentInputs,
+    first: tuple[Tensor, Tensor, Tensor],
+    redrawn: Iterable[SpectraBatch],
+    truth: Tensor,
+    settings: ComponentSettings,
+) -> Tensor:
+    """Regression for the parameters ``truth`` (spectra, parameters).
+
+    It is learnt from ``first``, coefficients and noise in bands of the usable training spectra with their parameters,
+    and from all other observations of them.
+    """
+    seen = [first]
+    for drawn in (inputs.prepare(batch) for batch in redrawn):
+        pixels, good, noise = (part[drawn.usable] for part in (drawn.pixels, drawn.good, drawn.noise))
+        bands = band_noise(noise, good, settings.noise_bands)
+        seen.append((inputs.coefficients(pixels, good, noise), bands, truth[drawn.usable]))
+    coefficients, bands, parameters = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    return fit_parameters(coefficients, bands, parameters, settings.curved)
 
 
 def _statistics(

@@ -19,22 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from catalogue.models.dense import Dense
-from catalogue.models.granules import map_granules, single_threaded
-from catalogue.models.moments import Moments, correlation, mixture_percentiles, reduce
 from catalogue.models.traced import Replacement, TracedNetwork
 from catalogue.spectra.primitives import GRANULE_ROWS
-
-__all__ = [
-    "Dropout",
-    "DropoutPasses",
-    "Moments",
-    "correlation",
-    "map_granules",
-    "mixture_percentiles",
-    "reduce",
-    "single_threaded",
-    "unit_mask",
-]
 
 FOLDED_PASSES = 8
 """Passes computed as one tall matrix on a CPU: few enough for the cache, enough for tall, efficient products."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -43,6 +43,9 @@ from catalogue.training.dataset import (
 from catalogue.training.fit import FitResult, FitSettings, Progress, Targets, fit
 from catalogue.training.labels import LabelError, read_labels
 from catalogue.training.simulate import SimulationConfiguration
+
+Parameter = Literal["teff", "logg", "feh", "alpha_fe", "c_fe", "n_fe"]
+"""Column of a label table that inputs and networks may learn."""
 
 
 class TrainingConfiguration(BaseModel):
@@ -101,7 +104,7 @@ class TrainingConfiguration(BaseModel):
     architecture: dict[str, Any] = Field(default_factory=dict)
     fit: FitSettings = FitSettings()
     companions: SimulationConfiguration | None = None
-    auxiliary: tuple[Literal["teff", "logg", "feh", "alpha_fe", "c_fe", "n_fe"], ...] = ()
+    auxiliary: tuple[Parameter, ...] = ()
     draws: int = Field(default=12, ge=1)
     companion_draws: int = Field(default=4, ge=0)
     held_out: float = Field(default=0.06, gt=0, lt=0.4)
@@ -119,9 +122,6 @@ class TrainingConfiguration(BaseModel):
             raise ValueError("give either store and labels, or simulation")
         return self
 
-
-PARAMETERS = ("teff", "logg", "feh", "alpha_fe", "c_fe", "n_fe")
-"""Columns of a label table that inputs and networks may learn."""
 
 _NOT_RECORDED = {"store", "labels", "oscillations", "architecture", "preprocessing"}
 
@@ -201,7 +201,7 @@ def learn_inputs(configuration: TrainingConfiguration, survey: Survey) -> Networ
     if configuration.companions is None:
         return None
     data = simulate_training_set(configuration.companions)
-    columns = {name: getattr(data.labels, name) for name in PARAMETERS}
+    columns = {name: getattr(data.labels, name) for name in get_args(Parameter)}
     everyone = np.arange(len(data))
     spectra = replace(data.spectra, columns={**data.spectra.columns, **columns})
     noiseless = without_noise(data, everyone)
