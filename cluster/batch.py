@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -110,7 +110,7 @@ class BatchSettings(ClusterSettings):
         with (
             dask.config.set(SCHEDULING),
             quiet(),
-            credential_files(shared) if self.tls else _nothing() as security,
+            credential_files(shared) if self.tls else nullcontext() as security,
             self._cluster(scratch, security) as cluster,
             Client(cluster, security=security, set_as_default=False) as client,
         ):
@@ -260,11 +260,6 @@ SCHEDULING = {
     # The roll call decides with the queue's own word when a job is gone.
     "distributed.deploy.lost-worker-timeout": "1 day",
 }
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
 
 
 def _parameters(cls: type) -> set[str]:

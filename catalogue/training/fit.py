@@ -159,7 +159,7 @@ def fit(
     loop = _Loop(trainable, architecture, inputs, data, settings, train)
     loop.redrawn = None if redrawn is None else redrawn.to(device)
     loop.plan(len(train))
-    learnt_from = _digest(inputs, targets, architecture, train_rows, validation_rows, redrawn)
+    learnt_from = _digest(inputs, prepared, targets, architecture, train_rows, validation_rows, redrawn)
     state = _Checkpoint(checkpoint, loop, learnt_from) if checkpoint else None
     if state:
         state.load()
@@ -325,6 +325,7 @@ def _augment(pixels: Tensor, good: Tensor, noise: Tensor, settings: FitSettings)
 
 def _digest(
     inputs: NetworkInputs,
+    prepared: PreparedSpectra,
     targets: Targets,
     architecture: Mapping[str, Any],
     train_rows: NDArray[np.integer],
@@ -333,8 +334,10 @@ def _digest(
 ) -> str:
     """SHA-256 of what a fit learns from, so that none goes on with anything else."""
     digest = hashlib.sha256(json.dumps([inputs.settings(), dict(architecture)], sort_keys=True, default=str).encode())
-    arrays = [*inputs.arrays().values(), targets.mean, targets.covariance, train_rows, validation_rows]
-    for array in [*arrays, *([] if redrawn is None else [redrawn.cpu().numpy()])]:
+    arrays = [*inputs.arrays().values(), targets.mean, targets.covariance, targets.spread, train_rows, validation_rows]
+    arrays += [targets.others[name] for name in sorted(targets.others)]
+    arrays += [tensor.cpu().numpy() for tensor in (prepared.pixels, redrawn) if tensor is not None]
+    for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

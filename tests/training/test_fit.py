@@ -85,6 +85,17 @@ def test_a_checkpoint_of_other_observations_is_refused(prepared, tmp_path):
         _fit(prepared, SETTINGS, checkpoint=tmp_path, redrawn=draws + 1)
 
 
+def test_a_checkpoint_of_other_spectra_or_other_things_to_learn_is_refused(prepared, tmp_path):
+    inputs, spectra, targets = prepared
+    _fit(prepared, SETTINGS, checkpoint=tmp_path)
+    other_spectra = replace(spectra, pixels=spectra.pixels + 1)
+    others = replace(targets, others={"numax": np.ones(60)})
+    other_spread = replace(targets, spread=targets.spread + 1)
+    for changed in ((inputs, other_spectra, targets), (inputs, spectra, others), (inputs, spectra, other_spread)):
+        with pytest.raises(CheckpointError, match="other data"):
+            _fit(changed, SETTINGS, checkpoint=tmp_path)
+
+
 def _training_set(stars=60):
     survey = SimpleNamespace(name="lamost-lrs", grid=LAMOST_GRID, columns=())
     labels = draw_population(stars, np.random.default_rng(0))
