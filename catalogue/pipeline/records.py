@@ -29,7 +29,8 @@ class Record:
     ----------
     start, stop : int
     inputs : dict of str to str
-        Digest by cause: ``files``, ``survey`` for ingest; ``spectra``, ``model``, ``settings`` for infer.
+        Digest by cause: ``survey``, ``layout``, ``parent`` and ``rows`` (the parent table's, with what their files
+        were) for ingest; ``spectra``, ``model``, ``settings`` and ``inference`` (the code's version) for infer.
     output : str
         Digest of the content that was written.
     counts : dict of str to int
@@ -37,6 +38,7 @@ class Record:
     reused : int
         Rows taken over from an earlier store instead of being read from their files.
     seconds : float
+        Of the unit, shared equally among the models that were applied together.
     worker : str
         Host and process, for tracing; part of no digest.
     files : dict of str to str

@@ -156,9 +156,11 @@ def infer(task: InferTask, halvings: int = 0) -> UnitSummary:
         fault_point("infer", task.unit, "written")
         counts = {"usable": usable_rows}
         files = file_digests(store, files_of_unit(store, task.start, task.stop))
+        # each model's record tells its share, so that the sum over models is what the unit took
         record = Record(
-            task.start, task.stop, part.inputs, content_digest(result), counts, seconds, _worker(), files=files
-        )
+            task.start, task.stop, part.inputs, content_digest(result), counts, seconds / len(parts), _worker(),
+            files=files,
+        )  # fmt: skip
         write_record(Path(part.records), task.unit, record)
     fault_point("infer", task.unit, "after")
     return UnitSummary(task.unit, task.stop - task.start, seconds, {"usable": usable_rows})

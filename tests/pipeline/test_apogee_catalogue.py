@@ -11,11 +11,14 @@ from astropy.table import MaskedColumn, Table
 from catalogue.models import load_model
 from catalogue.models.bundle import SHIPPED
 from catalogue.models.latent_network import LatentArchitecture
-from catalogue.pipeline.build import build, plan
+from catalogue.pipeline.build import _model_task, build, plan
+from catalogue.pipeline.plan import plan_infer
+from catalogue.pipeline.records import read_record, remove_record
+from catalogue.pipeline.tasks import InferTask, infer
 from catalogue.pipeline.verification import verify
 from catalogue.spectra.primitives import RowStatus
 from catalogue.spectra.store import read_rows
-from tests.factories.apogee import LOGGS, small_survey
+from tests.factories.apogee import LOGGS, small_survey, tiny_bcnn
 from tests.factories.real import REAL, needs_real
 from tests.factories.runs import load
 
@@ -152,6 +155,21 @@ def test_a_loosened_selection_reads_only_the_files_that_are_new(tmp_path, client
     build(full, client=client)
     for name in ("nn_latent_age_dr17.fits", "nn_latent_age_dr17.csv.gz"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "full" / name).read_bytes()
+
+
+def test_models_applied_together_share_the_time_of_a_unit(tmp_path, client):
+    tiny_bcnn(tmp_path / "bcnn")
+    models = f"model=[{tmp_path / 'bundle'}, {tmp_path / 'bcnn'}]"
+    run = load(small_survey(tmp_path), models, "product=[apogee_latent_age, apogee_age_mass]")
+    build(run, client=client)
+    ingest = plan(run).ingest
+    for model in run.models:
+        remove_record(run.directory.infer_records(model.identity), 0)
+    parts = [_model_task(run, m.identity, plan_infer(run, m, ingest).units[0]) for m in run.models]
+    rows = ingest.units[0].stop
+    summary = infer(InferTask(0, 0, rows, str(run.directory.spectra), rows, tuple(parts)))
+    records = [read_record(run.directory.infer_records(model.identity), 0) for model in run.models]
+    assert [record.seconds for record in records] == [summary.seconds / 2] * 2
 
 
 def test_the_shipped_ages_have_both_corrections():
