@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from catalogue.difference.schema import Change, SchemaDifference
 from catalogue.difference.values import BitChange, ColumnDifference, QuantityDifference, Transition
@@ -156,8 +155,3 @@ def _mover_lines(quantity: QuantityDifference) -> list[str]:
         sigma = "" if mover.sigma is None else f"  {mover.sigma:+.2f} sigma"
         lines.append(f"{mover.key} (row {mover.row}): {mover.before:.4g} -> {mover.after:.4g}{unit}{sigma}")
     return lines
-
-
-def as_dictionary(difference: Difference) -> dict[str, Any]:
-    """Plain values, for templates."""
-    return dataclasses.asdict(difference)

@@ -73,11 +73,6 @@ class ReportSchema:
         """Bits of level ``"bad"``."""
         return sum(1 << flag.bit for flag in self.flags if flag.level == "bad")
 
-    @property
-    def warn_mask(self) -> int:
-        """Bits of level ``"warn"``."""
-        return sum(1 << flag.bit for flag in self.flags if flag.level == "warn")
-
     def has(self, *roles: str) -> bool:
         """Whether the catalogue has a column for every one of ``roles``."""
         return all(role in self.roles for role in roles)

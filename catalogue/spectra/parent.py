@@ -328,12 +328,6 @@ def parent_facts(parent: Path) -> dict[str, Any]:
     return facts
 
 
-def parent_row_count(parent: Path) -> int:
-    """Rows of an imported table."""
-    facts = parent.stat()
-    return int(_metadata_of(parent, facts.st_mtime_ns, facts.st_size).num_rows)
-
-
 @lru_cache(maxsize=4)
 def _metadata_of(parent: Path, mtime_ns: int, size: int) -> pq.FileMetaData:
     # Time and size are part of the cache's key: an import may replace the file within one process.
