@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from catalogue.models import InferenceSettings
-from catalogue.pipeline.contract import check_models
+from catalogue.pipeline.contract import check_before_work
 from catalogue.pipeline.file_digests import forget_layout, record_layout, record_missing_layouts
 from catalogue.pipeline.lazy_cluster import LazyCluster
 from catalogue.pipeline.lock import RunLock
@@ -116,7 +116,8 @@ def build(
     Raises
     ------
     ConfigurationError
-        If a model cannot be applied, or a product names an output that its model does not have.
+        If a model cannot be applied, a product names an output that its model does not have, or there is no such
+        cluster file.
     RunLocked
         If another run owns the directory, or has taken it over because this one stood still for minutes.
     MergeRefused
@@ -146,7 +147,8 @@ def plan(run: Run, rescan: bool = False) -> RunPlan:
     Raises
     ------
     ConfigurationError
-        If a model cannot be applied, or a product names an output that its model does not have.
+        If a model cannot be applied, a product names an output that its model does not have, or there is no such
+        cluster file.
     RunLocked
         If another run owns the directory.
     """
@@ -162,7 +164,7 @@ def plan(run: Run, rescan: bool = False) -> RunPlan:
         for product in run.products
     }
     if any(products.values()):
-        check_models(run)
+        check_before_work(run)
     seconds = sum(merge_record(run, p).get("seconds", 0.0) for p in run.products if products[p.name])
     return RunPlan(ingest_plan, inferences, products, earlier_rate(run), seconds)
 
@@ -216,7 +218,7 @@ def _do_ingest(
     plan = known or plan_ingest(run, manifest, run.directory.parent, rescan)
     tasks = [(_task_key("ingest", unit), ingest, (_ingest_task(run, unit),)) for unit in plan.to_do]
     if tasks:
-        check_models(run)  # before hours of reading
+        check_before_work(run)  # before hours of reading
     stores = [run.directory.spectra]
     finished = _run_stage(run, "ingest", tasks, plan.to_do, stores, workers, result, progress, stop)
     result.ingested += len(finished)
@@ -270,7 +272,7 @@ def _do_infer(
             tasks.append((_task_key("infer", source), infer, (task,)))
             units.append(source)
     if tasks:
-        check_models(run)
+        check_before_work(run)
         _create_predictions(run, manifest)
     stores = [run.directory.predictions(model.identity) for model in run.models]
     finished = _run_stage(run, "infer", tasks, units, stores, workers, result, progress, stop)
@@ -378,7 +380,7 @@ def _merge_all(
         if is_merged(run, product, inputs):
             result.merged.append(Merged(product.name, (), manifest.n_rows, False))
             continue
-        check_models(run)
+        check_before_work(run)
         began = time.perf_counter()
         with progress.stage(f"merge {product.name}", manifest.n_rows, None) as advance:
 

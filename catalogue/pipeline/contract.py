@@ -1,6 +1,8 @@
-"""What the run's models and products promise one another, looked at before any work."""
+"""What a run's models, products and cluster file must be, looked at before any work."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from catalogue.config import ConfigurationError
 from catalogue.models import BundleError
@@ -9,16 +11,19 @@ from catalogue.pipeline.run import AppliedModel, Run
 _FACTS_OF_BUNDLES = ("domain", "novelty_limit")
 
 
-def check_models(run: Run) -> None:
-    """Refuse models that cannot be applied, and products that name outputs that no model has.
+def check_before_work(run: Run) -> None:
+    """Refuse models that cannot be applied, products that name outputs that no model has, and a missing cluster file.
 
     Imports the models, which takes a second: only for a run with something to do, and before hours of reading.
 
     Raises
     ------
     ConfigurationError
-        Naming the model or the product.
+        Naming the model, the product or the file.
     """
+    cluster = run.configuration.cluster
+    if isinstance(cluster, str) and Path(cluster).is_absolute() and not Path(cluster).is_file():
+        raise ConfigurationError(f"cluster: no such file: {cluster}")
     stored = {column.name for column in run.survey.columns} | {"status"}
     for applied in run.models:
         _check_model(applied, stored, run.survey.name)

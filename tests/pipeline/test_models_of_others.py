@@ -13,7 +13,7 @@ from astropy.table import Table
 
 from catalogue.config import ConfigurationError
 from catalogue.models import BundleError, load_model, model_class
-from catalogue.pipeline.build import plan
+from catalogue.pipeline.build import build, plan
 from catalogue.pipeline.verification import verify
 from cluster import TaskFailed
 from tests.factories.others import PAGE, install_model, register
@@ -55,6 +55,14 @@ def test_the_model_of_the_page_makes_a_catalogue_that_verifies_and_follows_its_u
     assert all(stage.to_do for stage in state.inferences.values())
     page = (run.directory.root / "report.html").read_text()
     assert "An example, trained on nothing." in page
+
+
+def test_a_cluster_file_that_is_not_there_is_refused_by_plan_and_build(tmp_path, monkeypatch):
+    path = run_of(tmp_path, install_model(tmp_path, monkeypatch), cluster="my_slrm.yaml")
+    for work in (plan, build):
+        with pytest.raises(ConfigurationError, match=r"cluster: no such file: .*my_slrm\.yaml"):
+            work(load(path))
+    assert not list((tmp_path / "run").glob("records/ingest/*"))
 
 
 def test_a_format_that_is_not_there_is_refused(tmp_path, monkeypatch):
