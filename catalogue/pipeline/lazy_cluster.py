@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from catalogue.config import ConfigurationError
 from catalogue.pipeline.run import Run
 
 
@@ -43,11 +44,19 @@ class LazyCluster:
                     shutil.rmtree(entry, ignore_errors=True)
 
     def get(self) -> Any:
-        """Client of the cluster."""
+        """Client of the cluster.
+
+        Raises
+        ------
+        ConfigurationError
+            If workers are to be started on this machine and the device that they are to use is not there.
+        """
         if self.client is None:
             import cluster
 
             configuration = self.run.configuration
+            if configuration.cluster == "local":  # workers of another cluster may see what this machine lacks
+                _check_device(configuration.inference.device)
             self._context = cluster.connect(
                 configuration.cluster,
                 relative_to=Path.cwd(),
@@ -56,3 +65,12 @@ class LazyCluster:
             )
             self.client = self._context.__enter__()
         return self.client
+
+
+def _check_device(name: str) -> None:
+    from catalogue.models.device import DeviceError, choose_device
+
+    try:
+        choose_device(name)
+    except DeviceError as error:
+        raise ConfigurationError(str(error)) from error

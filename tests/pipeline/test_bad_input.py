@@ -210,3 +210,10 @@ def test_columns_that_the_parent_lacks_are_named_before_anything_is_done(tmp_pat
     told = command("plan", configuration, "--set", "parent.key=uid")
     assert "no column for obsid, teff: missing in every row" in told.stderr
     assert told.returncode == 4
+
+
+def test_a_device_that_this_machine_lacks_is_refused_before_anything_is_read(tmp_path):
+    run = load(write_run(tmp_path, rows=2), "inference.device=cuda:7", "cluster=local")
+    with pytest.raises(ConfigurationError, match="expected a CUDA device for 'cuda:7'"):
+        build(run)
+    assert not list(run.directory.spectra.glob("flux/c/*"))
