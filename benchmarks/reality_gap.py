@@ -1,9 +1,10 @@
 """How far simulated LAMOST giants are from real ones, and what a bundle says of the real ones.
 
-Run: ``python -m benchmarks.reality_gap DATA [--bundle spt-lamost] [--table FILE]`` with DATA holding
+Run: ``python -m benchmarks.reality_gap DATA [--bundle spt-lamost] [--table FILE] [--instrument DIR]`` with DATA holding
 ``lamost/dr10_stellar_subset.csv`` and its files in ``lamost/dr10``. Prints the differences between emulated and real
 giants by wavelength, for giants that the correction has not been measured on, then ages, masses and novelty of all real
-giants against the survey's own parameters. ``--table`` measures the correction on all good giants and writes it.
+giants against the survey's own parameters. ``--table`` measures the correction on all good giants and writes it,
+``--instrument`` the tables of noise, response and masks that simulated spectra are observed with.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from catalogue.training.correction import (
     save_correction,
 )
 from catalogue.training.emulator import GiantEmulator
+from catalogue.training.instrument import InstrumentTable, measure_instrument, save_instrument
 from catalogue.training.observation import N_PIXELS, at_rest
 from catalogue.training.population import draw_population
 
@@ -50,6 +52,16 @@ def giants(data: Path) -> SpectraBatch:
     arrays = chunk(survey, read, 1)
     columns = {name: np.array([row[name] for row in rows]) for name in ("z", "teff", "logg", "feh", "snrg")}
     return SpectraBatch(0, arrays["flux"], arrays["ivar"], arrays["mask"], np.ones(len(rows), bool), columns)
+
+
+def instrument_of(stars: SpectraBatch) -> InstrumentTable:
+    """Noise, response and masks of the stars' native pixels."""
+    flux, ivar, mask = stars.flux[:, :N_PIXELS], stars.ivar[:, :N_PIXELS], stars.mask[:, :N_PIXELS]
+    bits = load_survey("lamost-lrs").mask_bits
+    chosen = [sum(1 << bit.bit for bit in bits if bit.name.startswith(kind)) for kind in ("AND_", "OR_")]
+    columns = numbers(stars)
+    masks = [mask & bits_of_kind for bits_of_kind in chosen]
+    return measure_instrument(np.nan_to_num(flux), ivar, masks, columns["teff"], columns["snrg"])
 
 
 def emulated(columns: dict[str, NDArray[np.float64]], correction: EmulatorCorrection | None, pixels: int) -> NDArray:
@@ -142,6 +154,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--bundle", default="spt-lamost")
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--instrument", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(2)
     stars = giants(options.data)
@@ -161,6 +174,8 @@ def main() -> None:
         print(f"\ncorrection of {len(good)} giants: RMS {100 * found.terms[0].std():.2f} %, "
               f"difference from the shipped one {100 * (found.terms[0] - middle).std():.2f} %")  # fmt: skip
         save_correction(found, options.table)
+    if options.instrument:
+        save_instrument(instrument_of(stars), options.instrument)
 
 
 if __name__ == "__main__":

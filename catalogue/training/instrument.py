@@ -18,6 +18,7 @@ and `lamost_snrg.csv` has the quantiles of SNRG of the giants measured.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -114,7 +115,8 @@ def measure_instrument(
 
     smooth: NDArray[np.float64] = np.asarray(median_filter(flux, (1, 49)), np.float64)
     valid = (ivar > 0) & (smooth > 0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")  # a bin without a good pixel takes its neighbour's value
         per_pixel: NDArray[np.float64] = np.where(valid, smooth * np.sqrt(np.maximum(ivar, 0)), np.nan)
         snr: NDArray[np.float64] = np.nanmedian(blocks(per_pixel), axis=2)
         noise = _fill(np.log10(snr / snrg[:, None]))
