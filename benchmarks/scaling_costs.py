@@ -30,7 +30,7 @@ from benchmarks.scaling_simulation import Costs
 from catalogue.config import RunConfiguration, parse
 from catalogue.models import InferenceSettings, load_model
 from catalogue.models.bundle import SHIPPED
-from catalogue.pipeline.build import build
+from catalogue.pipeline.build import Quiet, build
 from catalogue.pipeline.run import resolve_run
 from catalogue.spectra.ingest import input_digest
 from catalogue.spectra.paths import SpectraRoot
@@ -65,7 +65,7 @@ def start_cost() -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-class Stages:
+class Stages(Quiet):
     """Adds up the CPU time of this process by the stage of a build."""
 
     def __init__(self) -> None:

@@ -25,6 +25,10 @@ class TerminalProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
 
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False)
+
     @contextmanager
     def stage(self, name: str, rows: int, dashboard: str | None) -> Iterator[Callable[[int], None]]:
         """Show one stage."""
@@ -56,7 +60,7 @@ class PlainProgress:
     def stage(self, name: str, rows: int, dashboard: str | None) -> Iterator[Callable[[int], None]]:
         """Tell of one stage."""
         # Workers may be waited for in a queue for hours, during which nothing else would be told.
-        self._say(f"{name}: {rows:,} rows to do" + (f", dashboard {dashboard}" if dashboard else ""))
+        self.note(f"{name}: {rows:,} rows to do" + (f", dashboard {dashboard}" if dashboard else ""))
         began = last = time.monotonic()
         done = 0
 
@@ -67,13 +71,14 @@ class PlainProgress:
             if now - last > PLAIN_LINE_SECONDS:
                 last = now
                 rate = done / (now - began)
-                self._say(f"{name}: {done:,} of {rows:,} rows, {rate:,.0f}/s, {(rows - done) / rate:,.0f} s left")
+                self.note(f"{name}: {done:,} of {rows:,} rows, {rate:,.0f}/s, {(rows - done) / rate:,.0f} s left")
 
         yield advance
-        self._say(f"{name}: {done:,} rows in {time.monotonic() - began:.1f} s")
+        self.note(f"{name}: {done:,} rows in {time.monotonic() - began:.1f} s")
 
-    def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False)
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False)
 
 
 def terminal_progress(console: Console) -> TerminalProgress | PlainProgress:

@@ -47,6 +47,10 @@ class Progress(Protocol):
         """Context of a stage of ``rows`` rows, giving the function to call with every number of rows finished."""
         ...
 
+    def note(self, text: str) -> None:
+        """Tell something that is no error."""
+        ...
+
 
 class Quiet:
     """Tell nothing."""
@@ -54,6 +58,9 @@ class Quiet:
     def stage(self, name: str, rows: int, dashboard: str | None) -> AbstractContextManager[Callable[[int], None]]:
         """Ignore everything."""
         return nullcontext(lambda finished: None)
+
+    def note(self, text: str) -> None:
+        """Ignore it."""
 
 
 @dataclass
@@ -132,7 +139,7 @@ def build(
         sweep_partial_files(run.directory.root)
         manifest, known = _prepare(run, rescan)
         result = BuildResult(rows=manifest.n_rows)
-        with LazyCluster(run, client) as workers:
+        with LazyCluster(run, client, progress.note) as workers:
             ingest_plan = _do_ingest(run, manifest, known, workers, result, progress, stop, rescan)
             inferences = _do_infer(run, manifest, ingest_plan, workers, result, progress, stop)
         _merge_all(run, manifest, ingest_plan, inferences, result, progress, stop, allow_incomplete, configuration_text)

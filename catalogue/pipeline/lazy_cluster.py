@@ -7,12 +7,18 @@ that out.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from catalogue.config import ConfigurationError
 from catalogue.pipeline.run import Run
+
+UNUSED_GPU = (
+    "the GPU of this machine is left alone, as several processes would share it: "
+    "--set cluster=cuda uses it (extra gpu), or --set workers=1"
+)
 
 
 class LazyCluster:
@@ -23,11 +29,14 @@ class LazyCluster:
     run : Run
     client : distributed.Client or None
         A cluster that already runs, which is left as it is.
+    note : callable
+        Called with what the user should know of the cluster.
     """
 
-    def __init__(self, run: Run, client: Any) -> None:
+    def __init__(self, run: Run, client: Any, note: Callable[[str], None]) -> None:
         self.run = run
         self.client = client
+        self._note = note
         self._context: Any = None
 
     def __enter__(self) -> LazyCluster:
@@ -56,7 +65,7 @@ class LazyCluster:
 
             configuration = self.run.configuration
             if configuration.cluster == "local":  # workers of another cluster may see what this machine lacks
-                _check_device(configuration.inference.device)
+                self._check_device(configuration.inference.device, configuration.workers)
             self._context = cluster.connect(
                 configuration.cluster,
                 relative_to=Path.cwd(),
@@ -66,11 +75,14 @@ class LazyCluster:
             self.client = self._context.__enter__()
         return self.client
 
+    def _check_device(self, name: str, workers: int | None) -> None:
+        from dask.system import CPU_COUNT
 
-def _check_device(name: str) -> None:
-    from catalogue.models.device import DeviceError, choose_device
+        from catalogue.models.device import DeviceError, choose_device
 
-    try:
-        choose_device(name)
-    except DeviceError as error:
-        raise ConfigurationError(str(error)) from error
+        try:
+            device = choose_device(name)
+        except DeviceError as error:
+            raise ConfigurationError(str(error)) from error
+        if name == "auto" and device.type == "cuda" and (workers or CPU_COUNT) > 1:
+            self._note(UNUSED_GPU)

@@ -18,11 +18,11 @@ from pathlib import Path  # noqa: E402
 
 import psutil  # noqa: E402
 
-from catalogue.pipeline.build import build  # noqa: E402
+from catalogue.pipeline.build import Quiet, build  # noqa: E402
 from tests.factories.runs import build_here, load  # noqa: E402
 
 
-class SetTheClock:
+class SetTheClock(Quiet):
     """Progress that sets the clock when the first rows are done."""
 
     def __init__(self, seconds: float) -> None:

@@ -15,7 +15,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from catalogue.pipeline.build import Interrupted, build, plan
+from catalogue.pipeline.build import Interrupted, Quiet, build, plan
 from catalogue.pipeline.lock import RunLocked
 from catalogue.pipeline.records import record_with_files
 from catalogue.pipeline.status import problems, run_status
@@ -201,7 +201,7 @@ def test_records_that_a_file_system_shows_late_are_waited_for(tmp_path, client, 
     assert (result.ingested, result.inferred, result.merged[0].rows) == (3, 3, 150)
 
 
-class StopAt:
+class StopAt(Quiet):
     """Progress that gives the order to stop when a stage begins."""
 
     def __init__(self, name):
