@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 VARIABLES = (
     "OMP_NUM_THREADS",
@@ -24,6 +26,25 @@ def thread_environment(threads: int, processes: int = 1) -> dict[str, str]:
     They must be set before the libraries are imported, hence before the worker process starts.
     """
     return {**{name: str(threads) for name in VARIABLES}, PROCESSES: str(processes)}
+
+
+@contextmanager
+def unchanged_environment() -> Iterator[None]:
+    """Context that leaves the environment of this process as it was.
+
+    Nannies write into it what their workers are to find when they start, and what they find there they hand on: another
+    cluster of the same process would have the threads of the one before.
+    """
+    names = (*VARIABLES, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def limit_torch_threads() -> None:

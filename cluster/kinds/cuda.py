@@ -20,6 +20,7 @@ from cluster.kinds.local import LOOPBACK, local_configuration
 from cluster.quiet import quiet
 from cluster.security import loopback_security
 from cluster.settings import ClusterSettings
+from cluster.threads import unchanged_environment
 
 
 class Settings(ClusterSettings):
@@ -57,6 +58,7 @@ class Settings(ClusterSettings):
         security = loopback_security(self.tls)
         keywords = self.cluster_keywords(devices, count, scratch, security)
         with (
+            unchanged_environment(),
             dask.config.set(local_configuration(threads)),
             quiet(),
             _started(cluster_class, keywords) as cluster,

@@ -17,7 +17,7 @@ from pydantic import Field
 from cluster.quiet import quiet
 from cluster.security import loopback_security
 from cluster.settings import ClusterSettings
-from cluster.threads import thread_environment
+from cluster.threads import VARIABLES, thread_environment, unchanged_environment
 
 LOOPBACK = "127.0.0.1"
 
@@ -56,6 +56,7 @@ class Settings(ClusterSettings):
         threads = self.threads or max(1, CPU_COUNT // count)
         security = loopback_security(self.tls)
         with (
+            unchanged_environment(),
             dask.config.set(local_configuration(threads, count)),
             quiet(),
             LocalCluster(
@@ -85,9 +86,12 @@ def local_configuration(threads: int, processes: int = 1) -> dict[str, object]:
     Nothing is spilled and no worker is paused: memory is the task's own, which neither would give back.
     """
     # Dask lets what the user has set win over these.
-    environment = {"MALLOC_TRIM_THRESHOLD_": 65536, **thread_environment(threads, processes)}
+    environment = thread_environment(threads, processes)
+    # needed before a process starts, for which a nanny sets them in its own
+    at_start = {"MALLOC_TRIM_THRESHOLD_": 65536, **{name: environment.pop(name) for name in VARIABLES}}
     return {
-        "distributed.nanny.pre-spawn-environ": environment,
+        "distributed.nanny.pre-spawn-environ": at_start,
+        "distributed.nanny.environ": {**dask.config.get("distributed.nanny.environ", {}), **environment},
         # Tasks wait at the scheduler where it can, so that a dying worker takes few with it.
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.worker.memory.target": False,

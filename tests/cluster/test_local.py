@@ -65,8 +65,21 @@ def test_threads_are_what_the_workers_leave(monkeypatch):
 
 def test_workers_know_how_many_they_are(tmp_path):
     with cluster.connect("local", relative_to=tmp_path, scratch=tmp_path, workers=2) as client:
-        assert set(client.run(os.environ.get, PROCESSES).values()) == {"2"}
-    assert local_configuration(4)["distributed.nanny.pre-spawn-environ"][PROCESSES] == "1"
+        assert set(client.run(os.getenv, PROCESSES).values()) == {"2"}
+    assert local_configuration(4)["distributed.nanny.environ"][PROCESSES] == "1"
+
+
+def test_a_cluster_leaves_the_environment_to_the_next_one_as_it_found_it(tmp_path, monkeypatch):
+    for name in (*VARIABLES, PROCESSES):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    for count, threads in ((1, 2), (2, 3)):
+        where = {"kind": "local", "threads": threads}
+        with cluster.connect(where, relative_to=tmp_path, scratch=tmp_path, workers=count) as client:
+            assert PROCESSES not in os.environ
+            assert set(client.run(os.getenv, PROCESSES).values()) == {str(count)}
+            assert set(client.run(os.getenv, VARIABLES[0]).values()) == {str(threads)}
+        assert dict(os.environ) == before
 
 
 def test_everything_listens_on_the_loopback_alone(tmp_path):

@@ -268,9 +268,12 @@ def test_a_bundle_with_one_byte_changed_is_refused(tmp_path):
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(undisturbed, tmp_path, signal_number):
     configuration, expected = undisturbed
+    # as a terminal starts it; the tests themselves may run under nohup, whose deafness children inherit
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     faults = write_fault_plan(tmp_path / "faults.json", {"point": "infer/1/before", "action": "hang", "times": 1})
     directory = f"output.directory={tmp_path / 'run'}"
     process = build_in_process(configuration, "--set", directory, faults=faults, wait=False)
+    signal.signal(signal.SIGHUP, earlier)
     deadline = time.monotonic() + 600
     while not times_passed(faults, 0) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -15,7 +15,7 @@ from catalogue.query.sky import in_cone
 from catalogue.query.table import TableError
 from catalogue.writers import hats, writer_for
 from catalogue.writers.healpix import HEALPIX_COLUMN, HealpixRows, healpix_index
-from tests.factories.catalogues import lamost_model, simulated_columns, write_catalogue
+from tests.factories.catalogues import PROVENANCE, lamost_model, simulated_columns, write_catalogue
 
 pytest.importorskip("mocpy", reason="the extra hats is not installed")
 
@@ -85,7 +85,7 @@ def test_bytes_do_not_depend_on_how_rows_come_in(tmp_path, columns, name, monkey
     monkeypatch.setattr(hats, "MOST_ROWS", 500)
     first = write_catalogue(tmp_path / "a" if name == "hats" else tmp_path / "a.parquet", name, columns)
     before = digests(first)
-    with writer_for(name)(first, lamost_model(), ROWS, {"PRODUCT": "lamost_age_mass", "ORIGIN": "simulated"}) as writer:
+    with writer_for(name)(first, lamost_model(), ROWS, PROVENANCE) as writer:
         for start in range(0, ROWS, 700):
             writer.write({key: values[start : start + 700] for key, values in columns.items()})
     assert digests(first) == before
