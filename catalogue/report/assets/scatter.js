@@ -144,7 +144,7 @@ class Scatter {
 
   points(radius, alpha) {
     const { pen } = this.canvas, values = this.spec.colour ? this.sample[this.spec.colour] : null;
-    const table = facts.colours[this.spec.colour] ?? [BLUE], groups = table.map(() => []), unknown = [];
+    const table = values ? facts.colours[this.spec.colour] : [BLUE], groups = table.map(() => []), unknown = [];
     for (let star = 0; star < this.size; star += 1) {
       if (!this.visible(star)) continue;
       const part = values ? (values[star] - this.low) / (this.high - this.low) : 0;
