@@ -108,19 +108,7 @@ def evaluate(
     collected: dict[str, NDArray[np.floating]] = {}
     methods: Rows = []
     first: TrainedModel | None = None
-    result: dict[str, Any] = {
-        "model": configuration.training.model,
-        "survey": configuration.training.survey,
-        "folds": configuration.folds,
-        "stars": len(np.unique(data.labels.star)),
-        "spectra": len(data),
-        "median_snr": float(np.median(signal_to_noise(data))),
-        "set_digest": data.digest,
-        "methods": methods,
-        "bins": [],
-        "variants": [],
-        "regions": [],
-    }
+    result = {**_facts(configuration, data), "methods": methods, "bins": [], "variants": [], "regions": []}
 
     def save(**parts: Any) -> None:
         # after every part, so that an evaluation that is broken off has told what it knew
@@ -150,6 +138,19 @@ def evaluate(
         save(seen=summarise(predict_rows(bundle, data.spectra), truth), bundle=load_bundle(bundle).digest)
     write_page(directory, result, collected, truth)
     return result
+
+
+def _facts(configuration: EvaluationConfiguration, data: TrainingSet) -> dict[str, Any]:
+    """What was evaluated, on what."""
+    return {
+        "model": configuration.training.model,
+        "survey": configuration.training.survey,
+        "folds": configuration.folds,
+        "stars": len(np.unique(data.labels.star)),
+        "spectra": len(data),
+        "median_snr": float(np.median(signal_to_noise(data))),
+        "set_digest": data.digest,
+    }
 
 
 def _check_survey(bundle: Path, survey: str) -> None:

@@ -159,9 +159,10 @@ def fit(
     loop = _Loop(trainable, architecture, inputs, data, settings, train)
     loop.redrawn = None if redrawn is None else redrawn.to(device)
     loop.plan(len(train))
-    learnt_from = _digest(inputs, prepared, targets, architecture, train_rows, validation_rows, redrawn)
-    state = _Checkpoint(checkpoint, loop, learnt_from) if checkpoint else None
-    if state:
+    state = None
+    if checkpoint:
+        learnt_from = _digest(inputs, prepared, targets, architecture, train_rows, validation_rows, redrawn)
+        state = _Checkpoint(checkpoint, loop, learnt_from)
         state.load()
     held_out = torch.from_numpy(np.asarray(validation_rows)).to(device)
     for epoch in range(loop.epoch, settings.epochs):
