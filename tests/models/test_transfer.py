@@ -153,9 +153,12 @@ def test_a_granule_without_a_usable_row_is_not_loaded(monkeypatch):
     assert [result.sum() for result in kept] == [256, 130]
 
 
-def test_there_may_be_nothing_to_do():
-    compute_granules(torch.device("cpu"), np.zeros(0, bool), 1, None, None, None, Places())
-    compute_granules(torch.device("cpu"), np.zeros(70, bool), 1, None, None, None, Places())
+@pytest.mark.parametrize("rows", [0, 70])
+def test_there_may_be_nothing_to_do(rows):
+    asked = []
+    steps = [asked.append] * 3
+    compute_granules(torch.device("cpu"), np.zeros(rows, bool), 1, *steps, Places())
+    assert asked == []
 
 
 def test_cudnn_computes_in_full_float32_and_repeatably(monkeypatch):
