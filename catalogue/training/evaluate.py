@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from catalogue.models import BundleError, load_bundle, load_model, model_class
-from catalogue.models.base import NetworkInputs, Trainable
+from catalogue.models.base import Trainable
 from catalogue.models.spt import SpectralTransformer
 from catalogue.training.baselines import BASELINES, predict_baseline
 from catalogue.training.dataset import TrainingSet, split_by_star
 from catalogue.training.evaluation_page import write_page
+from catalogue.training.observe import Observed
 from catalogue.training.train import (
     TrainedModel,
     TrainingConfiguration,
-    learn_inputs,
+    observe_once,
+    observes_alike,
     predict_rows,
     train_on,
     training_set,
@@ -102,7 +104,7 @@ def evaluate(
         _check_survey(bundle, configuration.training.survey)
     directory.mkdir(parents=True, exist_ok=True)
     data = training_set(configuration.training)
-    inputs = learn_inputs(configuration.training, data.survey)
+    observed = observe_once(configuration.training, data)
     folds = split_by_star(data.labels, configuration.folds, configuration.seed)
     truth = data.labels.physical()
     collected: dict[str, NDArray[np.floating]] = {}
@@ -118,7 +120,8 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         for fold in range(configuration.folds):
             train_rows, test_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            trained = train_on(configuration.training, data, train_rows, Path(folder) / f"fold{fold}", inputs=inputs)
+            place = Path(folder) / f"fold{fold}"
+            trained = train_on(configuration.training, data, train_rows, place, observed=observed)
             first = first or trained
             predictions = predict_rows(trained.bundle.path, data.spectra.take(test_rows))
             for name, values in predictions.items():
@@ -132,7 +135,7 @@ def evaluate(
         assert first is not None
         train_rows, test_rows = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
         save(regions=_exchange_regions(configuration, first, data, test_rows))
-        variants = _variants(configuration, data, inputs, train_rows, test_rows, Path(folder), say)
+        variants = _variants(configuration, data, observed, train_rows, test_rows, Path(folder), say)
         save(variants=variants)
     if bundle is not None:
         save(seen=summarise(predict_rows(bundle, data.spectra), truth), bundle=load_bundle(bundle).digest)
@@ -266,7 +269,7 @@ def _run_baselines(
 def _variants(
     configuration: EvaluationConfiguration,
     data: TrainingSet,
-    inputs: NetworkInputs | None,
+    observed: Observed | None,
     train_rows: NDArray[np.integer],
     test_rows: NDArray[np.integer],
     folder: Path,
@@ -286,9 +289,9 @@ def _variants(
         tasks.append((f"{fraction:g} of the stars", configuration.training, train_rows[chosen]))
     rows: Rows = []
     for number, (name, training, chosen_rows) in enumerate(tasks):
-        same = training.preprocessing == configuration.training.preprocessing
-        learnt = inputs if same else learn_inputs(training, data.survey)
-        trained = train_on(training, data, chosen_rows, folder / f"variant{number}", inputs=learnt)
+        alike = observes_alike(training, configuration.training)
+        seen = observed if alike else observe_once(training, data)
+        trained = train_on(training, data, chosen_rows, folder / f"variant{number}", observed=seen)
         predictions = predict_rows(trained.bundle.path, data.spectra.take(test_rows))
         summary = summarise(predictions, data.labels.physical()[test_rows])
         rows.append({"variant": name, **summary})

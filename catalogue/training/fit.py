@@ -119,6 +119,7 @@ def fit(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     redrawn: Tensor | None = None,
+    features: Tensor | None = None,
 ) -> FitResult:
     """Fit a network with early stopping on the validation rows.
 
@@ -138,6 +139,8 @@ def fit(
     redrawn : Tensor, shape (draws, rows, features), optional
         Network inputs of the same stars observed with other noise: every step sees one of them, at random, instead
         of the prepared spectrum.
+    features : Tensor, shape (rows, features), optional
+        Network inputs of ``prepared``; computed without them.
 
     Returns
     -------
@@ -156,7 +159,7 @@ def fit(
     device = choose_device(settings.device, "fit.device")
     inputs, data = inputs.on(device), _to(prepared, targets, device)
     train = torch.from_numpy(np.asarray(train_rows)).to(device)
-    loop = _Loop(trainable, architecture, inputs, data, settings, train)
+    loop = _Loop(trainable, architecture, inputs, data, settings, train, features)
     loop.redrawn = None if redrawn is None else redrawn.to(device)
     loop.plan(len(train))
     state = None
@@ -207,6 +210,7 @@ class _Loop:
         data: _Data,
         settings: FitSettings,
         train: Tensor,
+        features: Tensor | None = None,
     ) -> None:
         self.settings, self.inputs, self.data, self.device = settings, inputs, data, train.device
         self.trainable, self.architecture = trainable, architecture
@@ -218,16 +222,19 @@ class _Loop:
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
-        with torch.inference_mode():
-            prepared = data.prepared
-            parts = [values.split(1024) for values in (prepared.pixels, prepared.good, prepared.noise)]
-            features = [inputs.features(*part) for part in zip(*parts, strict=True)]
-        # cloned outside inference mode, so that training may differentiate through what is made of them
-        self.features = torch.cat(features).clone()
+        self.features = self._features() if features is None else features.to(train.device)
         self.redrawn: Tensor | None = None
         self.epoch, self.step, self.steps = 0, 0, 1
         self.best_epoch, self.best_loss = 0, math.inf
         self.history: list[dict[str, float]] = []
+
+    def _features(self) -> Tensor:
+        prepared = self.data.prepared
+        with torch.inference_mode():
+            parts = [values.split(1024) for values in (prepared.pixels, prepared.good, prepared.noise)]
+            features = [self.inputs.features(*part) for part in zip(*parts, strict=True)]
+        # cloned outside inference mode, so that training may differentiate through what is made of them
+        return torch.cat(features).clone()
 
     def plan(self, rows: int) -> None:
         self.steps = self.settings.epochs * max(1, rows // self.settings.batch)

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
 
 from catalogue.config import ConfigurationError
 from catalogue.models import load_model, model_class
@@ -42,6 +40,7 @@ from catalogue.training.dataset import (
 )
 from catalogue.training.fit import FitResult, FitSettings, Progress, Targets, fit
 from catalogue.training.labels import LabelError, read_labels
+from catalogue.training.observe import Observed, observe
 from catalogue.training.simulate import SimulationConfiguration
 
 Parameter = Literal["teff", "logg", "feh", "alpha_fe", "c_fe", "n_fe"]
@@ -135,7 +134,7 @@ class TrainedModel:
     bundle : Bundle
     result : FitResult
     seconds : float
-        Wall time from spectra to bundle.
+        Wall time from spectra to bundle, or from what was observed once for several trainings.
     """
 
     bundle: Bundle
@@ -164,8 +163,8 @@ def train(configuration: TrainingConfiguration, directory: Path, progress: Progr
     _trainable(configuration)  # before minutes of simulating
     data = training_set(configuration)
     checkpoint = directory.with_name(directory.name + ".training")
-    inputs = learn_inputs(configuration, data.survey)
-    train_on(configuration, data, np.arange(len(data)), directory, progress, checkpoint, inputs)
+    observed = observe_once(configuration, data)
+    train_on(configuration, data, np.arange(len(data)), directory, progress, checkpoint, observed)
     for path in checkpoint.glob("*"):
         path.unlink()
     checkpoint.rmdir()
@@ -210,6 +209,25 @@ def learn_inputs(configuration: TrainingConfiguration, survey: Survey) -> Networ
     return model.fit_inputs(spectra, survey.grid, configuration.preprocessing, configuration.seed, noiseless, others)
 
 
+_DECIDE_OBSERVATIONS = ("survey", "model", "preprocessing", "companions", "companion_draws", "draws", "seed")
+
+
+def observe_once(configuration: TrainingConfiguration, data: TrainingSet) -> Observed | None:
+    """All rows of a training set with inputs learnt from companions, for any number of trainings on some of them.
+
+    None without companions, as inputs are then learnt from the rows of each training.
+    """
+    inputs = learn_inputs(configuration, data.survey)
+    if inputs is None:
+        return None
+    return observe(inputs, data, np.arange(len(data)), configuration.draws, configuration.seed)
+
+
+def observes_alike(one: TrainingConfiguration, other: TrainingConfiguration) -> bool:
+    """Whether :func:`observe_once` gives the same for two configurations on the same training set."""
+    return all(getattr(one, name) == getattr(other, name) for name in _DECIDE_OBSERVATIONS)
+
+
 def _trainable(configuration: TrainingConfiguration) -> type[Trainable]:
     model = model_class(configuration.model)
     if not issubclass(model, Trainable):
@@ -237,43 +255,36 @@ def train_on(
     directory: Path,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
-    inputs: NetworkInputs | None = None,
+    observed: Observed | None = None,
 ) -> TrainedModel:
     """Train on some rows of a training set.
 
-    ``inputs`` are those of :func:`learn_inputs`; without them they are learnt from the rows.
+    ``observed`` is that of :func:`observe_once`, of all rows, of which none but ``rows`` reach the fit; without it
+    inputs are learnt from the rows.
     """
     began = time.perf_counter()
     model = _trainable(configuration)
     learn, stop, calibrate = stars_apart(configuration, data, rows)
-    if inputs is None:
-        with _told_of(configuration, len(learn)):
-            inputs = model.fit_inputs(
-                data.spectra.take(learn),
-                data.survey.grid,
-                configuration.preprocessing,
-                configuration.seed,
-                without_noise(data, learn),
-                redrawn(data, learn, configuration.companion_draws, configuration.seed),
-            )
     used = np.sort(np.concatenate([learn, stop]))
-    prepared = inputs.prepare(data.spectra.take(used))
-    observations, usable = _observations(configuration, data, used, inputs)
-    usable &= prepared.usable.cpu().numpy()
+    if observed is None:
+        inputs = _fit_inputs(configuration, data, learn)
+        seen = observe(inputs, data, used, configuration.draws, configuration.seed)
+    else:
+        inputs, seen = observed.inputs, observed.take(used)
     with _told_of(configuration, len(learn)):
         scale = model.fit_labels(data.labels.physical()[learn])
     targets = _targets(configuration, data, used, learn, scale)
-    learn_rows, stop_rows = (np.flatnonzero(np.isin(used, part) & usable) for part in (learn, stop))
+    learn_rows, stop_rows = (np.flatnonzero(np.isin(used, part) & seen.usable) for part in (learn, stop))
     if not len(learn_rows) or not len(stop_rows):
         raise LabelError(
-            f"of {len(used)} spectra {usable.sum()} are usable in all observations: none is left to learn from"
+            f"of {len(used)} spectra {seen.usable.sum()} are usable in all observations: none is left to learn from"
         )
     architecture = dict(configuration.architecture)
     if configuration.auxiliary:
         architecture["auxiliary"] = len(configuration.auxiliary)
     result = fit(
-        model, architecture, inputs, prepared, targets, learn_rows, stop_rows, configuration.fit, progress, checkpoint,
-        observations,
+        model, architecture, inputs, seen.prepared, targets, learn_rows, stop_rows, configuration.fit, progress,
+        checkpoint, seen.draws, seen.features,
     )  # fmt: skip
     description = _description(configuration, data, learn, model).model_copy(update={"architecture": architecture})
     with tempfile.TemporaryDirectory() as folder:
@@ -290,18 +301,17 @@ def train_on(
     return TrainedModel(bundle, result, time.perf_counter() - began)
 
 
-def _observations(
-    configuration: TrainingConfiguration, data: TrainingSet, rows: NDArray[np.integer], inputs: NetworkInputs
-) -> tuple[Tensor | None, NDArray[np.bool_]]:
-    """Network inputs (draws, rows, features) of simulated stars with other noise, and rows usable in all of them."""
-    usable = np.ones(len(rows), dtype=bool)
-    found = []
-    for spectra in redrawn(data, rows, configuration.draws, configuration.seed):
-        prepared = inputs.prepare(spectra)
-        usable &= prepared.usable.cpu().numpy()
-        parts = (prepared.pixels.split(1024), prepared.good.split(1024), prepared.noise.split(1024))
-        found.append(torch.cat([inputs.features(*part) for part in zip(*parts, strict=True)]))
-    return torch.stack(found) if found else None, usable
+def _fit_inputs(configuration: TrainingConfiguration, data: TrainingSet, learn: NDArray[np.integer]) -> NetworkInputs:
+    """Inputs learnt from the rows that the network learns from."""
+    with _told_of(configuration, len(learn)):
+        return _trainable(configuration).fit_inputs(
+            data.spectra.take(learn),
+            data.survey.grid,
+            configuration.preprocessing,
+            configuration.seed,
+            without_noise(data, learn),
+            redrawn(data, learn, configuration.companion_draws, configuration.seed),
+        )
 
 
 def _unseen(

@@ -9,6 +9,7 @@ import pytest
 from catalogue.models import BundleError
 from catalogue.models.bundle import SHIPPED
 from catalogue.training import evaluate as evaluation
+from catalogue.training import train as training
 from catalogue.training.evaluate import EvaluationConfiguration, evaluate
 from tests.training.test_fit import _configuration, _training_set
 
@@ -77,10 +78,10 @@ def test_an_evaluation_that_is_broken_off_has_told_what_it_knew(stars, tmp_path)
 def test_an_ablation_of_the_preprocessing_learns_its_inputs_anew(stars, tmp_path, monkeypatch):
     learnt = []
 
-    def learn(training, survey):
-        learnt.append(training.preprocessing.get("n_components"))
+    def learn(configuration, survey):
+        learnt.append(configuration.preprocessing.get("n_components"))
 
-    monkeypatch.setattr(evaluation, "learn_inputs", learn)
+    monkeypatch.setattr(training, "learn_inputs", learn)
     few = {"few components": {"preprocessing": {"n_components": 3}}, "other loss": {"fit": {"loss": "mse"}}}
     configuration = EvaluationConfiguration(training=_configuration(), folds=2, baselines=(), ablations=few)
     evaluate(None, configuration, tmp_path)
