@@ -30,7 +30,7 @@ from catalogue.training.correction import (
 )
 from catalogue.training.emulator import GiantEmulator
 from catalogue.training.instrument import InstrumentTable, measure_instrument, save_instrument
-from catalogue.training.observation import N_PIXELS, at_rest
+from catalogue.training.observation import N_PIXELS, at_redshift
 from catalogue.training.population import draw_population
 
 REGIONS = (3820, 4300, 4700, 5300, 5740, 7000, 8930)
@@ -61,11 +61,20 @@ def instrument_of(stars: SpectraBatch) -> InstrumentTable:
     chosen = [sum(1 << bit.bit for bit in bits if bit.name.startswith(kind)) for kind in ("AND_", "OR_")]
     columns = numbers(stars)
     masks = [mask & bits_of_kind for bits_of_kind in chosen]
-    return measure_instrument(np.nan_to_num(flux), ivar, masks, columns["teff"], columns["snrg"])
+    lines = emulated(columns, load_correction(), N_PIXELS, redshift(stars))
+    return measure_instrument(np.nan_to_num(flux), ivar, masks, lines, columns["teff"], columns["snrg"])
 
 
-def emulated(columns: dict[str, NDArray[np.float64]], correction: EmulatorCorrection | None, pixels: int) -> NDArray:
-    """The same stars from the emulator, with abundances that are typical of their Teff, log g and [Fe/H]."""
+def emulated(
+    columns: dict[str, NDArray[np.float64]],
+    correction: EmulatorCorrection | None,
+    pixels: int,
+    shift: NDArray[np.float64] | None = None,
+) -> NDArray:
+    """The same stars from the emulator, with abundances that are typical of their Teff, log g and [Fe/H].
+
+    At rest, or at the redshifts ``shift``.
+    """
     emulator = GiantEmulator()
     typical = draw_population(20_000, np.random.default_rng(0))
     design = lambda x: np.stack([np.ones(len(x["teff"])), x["teff"] / 500, x["logg"], x["feh"]], axis=1)  # noqa: E731
@@ -79,7 +88,7 @@ def emulated(columns: dict[str, NDArray[np.float64]], correction: EmulatorCorrec
     if correction is not None:
         spectra = spectra * correction.factors(rest_wavelengths(), columns["teff"], columns["feh"])
     found = np.zeros((len(spectra), pixels), np.float32)
-    found[:, :N_PIXELS] = at_rest(spectra)
+    found[:, :N_PIXELS] = at_redshift(spectra, np.zeros(len(spectra)) if shift is None else shift)
     return found
 
 

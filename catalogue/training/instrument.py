@@ -6,7 +6,8 @@ The table `lamost_instrument.csv` beside this module has one row per bin of 48 n
 log10_wavelength centre of the bin, dex of Å in vacuum, observed frame
 noise            median over stars of log10(S/N per pixel / SNRG)
 noise_1, noise_2 its principal components over stars, each times the standard deviation of its score
-shape            mean over stars of log10(smooth flux / Planck function of the star's Teff), 0 on average
+shape            median over stars of log10(smooth flux / (smooth emulated flux * Planck function of the star's
+                 Teff)), itself smoothed within each arm, 0 on average
 shape_1..shape_4 its principal components, scaled likewise: response, flux calibration and reddening
 excess           robust scatter of high-pass residuals over that from ``ivar``, at least 1 (sky residuals)
 missing          fraction of pixels with zero inverse variance
@@ -31,6 +32,18 @@ from scipy.ndimage import median_filter
 LOG10_FIRST = 3.5682
 LOG10_STEP = 1e-4
 BIN_PIXELS = 48
+ARMS_JOIN = 5950.0
+"""Å, where the flux of LAMOST's two arms is joined: real giants have steps of 1 % there, either way, and the shape is
+smoothed on each side by itself. (5950 leaves the least; 5850, half way of their overlap, a tenth more.)
+"""
+
+SMOOTHING_BINS = 6.0
+"""Standard deviation of the smoothing of the shape, 0.029 dex or about 350 Å.
+
+Response, flux calibration and reddening are smooth on this scale. What is left on smaller ones are the lines that the
+emulator does not get right, which simulated spectra must not have a second time, at random.
+"""
+
 _DIRECTORY = Path(__file__).parent
 Values = NDArray[np.float64]
 
@@ -94,6 +107,7 @@ def measure_instrument(
     flux: NDArray[np.float32],
     ivar: NDArray[np.float32],
     masks: Sequence[NDArray[np.integer]],
+    emulated: NDArray[np.float32],
     teff: Values,
     snrg: Values,
 ) -> InstrumentTable:
@@ -103,6 +117,9 @@ def measure_instrument(
     ----------
     flux, ivar : ndarray of float32, shape (stars, pixels)
     masks : (andmask, ormask), each ndarray of integers, shape (stars, pixels)
+    emulated : ndarray of float32, shape (stars, pixels)
+        Continuum-normalised spectra of the same stars from the emulator, at their redshifts: the lines of a star are
+        no part of the response.
     teff, snrg : ndarray, shape (stars,)
         K; S/N per pixel in g.
     """
@@ -120,9 +137,10 @@ def measure_instrument(
         per_pixel: NDArray[np.float64] = np.where(valid, smooth * np.sqrt(np.maximum(ivar, 0)), np.nan)
         snr: NDArray[np.float64] = np.nanmedian(blocks(per_pixel), axis=2)
         noise = _fill(np.log10(snr / snrg[:, None]))
-        flux_level: NDArray[np.float64] = np.nanmedian(blocks(np.where(valid, smooth, np.nan)), axis=2)
-        level = np.log10(flux_level)
-    shape = _fill(level - log10_planck(centre, teff))
+        lines: NDArray[np.float64] = np.asarray(median_filter(emulated, (1, 49)), np.float64)
+        ratio = np.where(valid & (lines > 0), smooth / np.maximum(lines, 1e-6), np.nan)
+        level = np.log10(np.nanmedian(blocks(ratio), axis=2))
+    shape = _smoothed(_fill(level - log10_planck(centre, teff)), centre)
     shape -= np.median(shape, axis=1, keepdims=True)
     noisy = snrg < np.quantile(snrg, 0.4)
     residual = np.where(valid, (flux - median_filter(flux, (1, 9))) * np.sqrt(np.maximum(ivar, 0)), np.nan)[noisy]
@@ -148,6 +166,23 @@ def log10_planck(log10_wavelength: Values, teff: Values) -> Values:
     metres = 10.0**log10_wavelength * 1e-10
     exponent = 0.0143877688 / (metres[None, :] * teff[:, None])
     return np.asarray(-5.0 * log10_wavelength[None, :] - np.log10(np.expm1(exponent)))
+
+
+def _smoothed(values: Values, log10_wavelength: Values) -> Values:
+    """Smooth rows along wavelength, each arm by itself, by local straight lines with Gaussian weights.
+
+    A weighted mean would flatten the slopes at the ends of the arms.
+    """
+    result = np.empty_like(values)
+    blue = 10.0**log10_wavelength < ARMS_JOIN
+    for arm in (blue, ~blue):
+        position = np.arange(arm.sum(), dtype=np.float64)
+        offset = position[None, :] - position[:, None]
+        weight = np.exp(-0.5 * (offset / SMOOTHING_BINS) ** 2)
+        zeroth, first, second = (np.sum(weight * offset**power, axis=1, keepdims=True) for power in range(3))
+        kernel = weight * (second - first * offset) / (zeroth * second - first**2)
+        result[:, arm] = values[:, arm] @ kernel.T
+    return result
 
 
 def _components(values: Values, number: int) -> tuple[Values, Values]:

@@ -20,6 +20,7 @@ from catalogue.training.instrument import (
 N_PIXELS = 3909
 """Pixels of most LAMOST files."""
 
+_SPEED_OF_LIGHT = 299792.458  # km/s
 _FINE_FIRST = 3.5450
 _FINE_STEP = LOG10_STEP / 2
 _FINE_PIXELS = 9600
@@ -140,7 +141,7 @@ def observe(
         ivar=(ivar / scale**2).astype(np.float32),
         andmask=andmask,
         ormask=ormask,
-        redshift=(velocity + error) / 299792.458,
+        redshift=(velocity + error) / _SPEED_OF_LIGHT,
         snr=_band_snr(clean / sigma, lattice),
         noiseless=np.where(ivar > 0, clean * scale, 0.0).astype(np.float32),
     )
@@ -175,13 +176,28 @@ def with_noise(
     return np.asarray(flux)
 
 
-def at_rest(normalised: NDArray[np.float32], settings: ObservationSettings | None = None) -> NDArray[np.float32]:
-    """Emulated spectra on the native lattice at the survey's mean resolution: no velocity, response or noise."""
+def at_redshift(
+    normalised: NDArray[np.float32], redshift: NDArray[np.float64], settings: ObservationSettings | None = None
+) -> NDArray[np.float32]:
+    """Emulated spectra on the native lattice at the survey's mean resolution: no response, telluric bands or noise.
+
+    Parameters
+    ----------
+    normalised : ndarray of float32, shape (stars, 14001)
+    redshift : ndarray of float64, shape (stars,)
+        0 for the rest frame.
+    settings : ObservationSettings, optional
+        Its line-spread functions are used.
+
+    Returns
+    -------
+    ndarray of float32, shape (stars, 3909)
+    """
     settings = settings or ObservationSettings()
     mean = {"blue_sigma": (settings.blue_sigma[0], 0.0), "red_sigma": (settings.red_sigma[0], 0.0)}
+    velocity = redshift * _SPEED_OF_LIGHT
     generator = np.random.default_rng(0)
-    still = np.zeros(len(normalised))
-    return _broadened(normalised, still, generator, settings.model_copy(update=mean)).astype(np.float32)
+    return _broadened(normalised, velocity, generator, settings.model_copy(update=mean)).astype(np.float32)
 
 
 def _broadened(
@@ -196,7 +212,7 @@ def _broadened(
     rest = np.stack([np.interp(fine, log10_vacuum, row) for row in normalised])
     transform = np.fft.rfft(rest, axis=1)
     frequency = np.fft.rfftfreq(_FINE_PIXELS)
-    shift = np.log10(1.0 + velocity / 299792.458) / _FINE_STEP
+    shift = np.log10(1.0 + velocity / _SPEED_OF_LIGHT) / _FINE_STEP
     transform *= np.exp(-2j * np.pi * frequency * shift[:, None])
     first = round((LOG10_FIRST - _FINE_FIRST) / _FINE_STEP)
     native = slice(first, first + 2 * N_PIXELS, 2)
