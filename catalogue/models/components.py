@@ -17,6 +17,7 @@ from catalogue.models.dense import Dense
 from catalogue.models.granules import map_granules
 from catalogue.models.parameters import fit_parameters, terms
 from catalogue.models.preprocessing import NormalisedSpectra, Preprocessing, PreprocessingSettings, redshift
+from catalogue.models.spectrum_fit import SpectrumFit, SpectrumModel, fit_spectrum_model
 from catalogue.spectra.primitives import GRANULE_ROWS
 
 _LARGEST_RESIDUAL = 5.0
@@ -47,8 +48,10 @@ class ComponentSettings(PreprocessingSettings):
         Wavelength bands of which the network is told the noise, so that it can weigh what it sees against
         what it expects; 0 for none.
     parameters : tuple of str
-        Columns of the training spectra, as ``teff``, that a regression estimates for the network (see
-        :mod:`catalogue.models.parameters`); needs ``noise_bands``.
+        Columns of the training spectra, as ``teff``, that are estimated for the network; needs ``noise_bands``.
+    estimator : "regression" or "fit"
+        How: by a regression on the components (:mod:`catalogue.models.parameters`), or by fitting every spectrum
+        (:mod:`catalogue.models.spectrum_fit`), which takes longer and errs less.
     curved : int
         Leading components of which the regression knows the products.
     passed_on : int or None
@@ -61,6 +64,7 @@ class ComponentSettings(PreprocessingSettings):
     rejection: float | None = Field(default=None, gt=0)
     noise_bands: int = Field(default=0, ge=0)
     parameters: tuple[str, ...] = ()
+    estimator: Literal["regression", "fit"] = "regression"
     curved: int = Field(default=25, ge=0)
     passed_on: int | None = Field(default=None, ge=0)
 
@@ -73,8 +77,18 @@ class ComponentSettings(PreprocessingSettings):
         if self.passed_on == 0 and not self.parameters:
             raise ValueError("a network needs an input: passed_on is 0 and there are no parameters")
         if self.parameters and not self.noise_bands:
-            raise ValueError("the regression for parameters needs noise_bands, found 0")
+            raise ValueError("the estimate of parameters needs noise_bands, found 0")
         return self
+
+    @property
+    def fits(self) -> bool:
+        """Whether parameters are estimated by a fit."""
+        return bool(self.parameters) and self.estimator == "fit"
+
+    @property
+    def regresses(self) -> bool:
+        """Whether parameters are estimated by a regression."""
+        return bool(self.parameters) and self.estimator == "regression"
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,8 @@ class LearntArrays:
         Residual and distance that one training spectrum in a hundred exceeds.
     parameter_weights : Tensor of float32, shape (terms, parameters)
         Of the regression for stellar parameters; empty without one.
+    fit : SpectrumModel or None
+        For the fit for stellar parameters.
     """
 
     mean: Tensor
@@ -104,6 +120,10 @@ class LearntArrays:
     signal_variance: Tensor
     references: Tensor
     parameter_weights: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    fit: SpectrumModel | None = None
+
+
+_TENSORS = tuple(f.name for f in fields(LearntArrays) if f.name != "fit")
 
 
 class ComponentInputs(NetworkInputs):
@@ -120,8 +140,8 @@ class ComponentInputs(NetworkInputs):
         self._settings = settings
         self.device = device or torch.device("cpu")
         self.preprocessing = Preprocessing(settings, self.device)
-        moved = {f.name: getattr(learnt, f.name).float().to(self.device) for f in fields(LearntArrays)}
-        self.learnt = LearntArrays(**moved)
+        moved = {name: getattr(learnt, name).float().to(self.device) for name in _TENSORS}
+        self.learnt = LearntArrays(**moved, fit=None if learnt.fit is None else learnt.fit.to(self.device))
         expected = (settings.n_components, self.preprocessing.n_pixels)
         if (found := tuple(self.learnt.components.shape)) != expected:
             raise ValueError(f"components: expected shape {expected} from the settings, found {found}")
@@ -131,7 +151,11 @@ class ComponentInputs(NetworkInputs):
         scale = self.learnt.component_scale
         self._project_variance = Dense((components / scale[:, None]).square(), None, GRANULE_ROWS)
         self._passed_on = settings.n_components if settings.passed_on is None else settings.passed_on
-        if settings.parameters:
+        self._fit: SpectrumFit | None = None
+        if self.learnt.fit is not None:
+            self.learnt.fit.check(*expected, len(settings.parameters))
+            self._fit = SpectrumFit(self.learnt.fit, components)
+        elif settings.parameters:
             ones = torch.ones(1, settings.n_components), torch.ones(1, settings.noise_bands)
             wanted = (terms(*ones, settings.curved).shape[1], len(settings.parameters))
             if (found := tuple(self.learnt.parameter_weights.shape)) not in (wanted, (0, 0)):
@@ -152,8 +176,10 @@ class ComponentInputs(NetworkInputs):
         return self._settings.model_dump(mode="json")
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Arrays of :class:`LearntArrays` under ``inputs.<name>``; none that is empty."""
-        tensors = {f.name: getattr(self.learnt, f.name) for f in fields(LearntArrays)}
+        """Arrays of :class:`LearntArrays` under ``inputs.<name>``, of the fit ``inputs.fit.<name>``; none empty."""
+        tensors = {name: getattr(self.learnt, name) for name in _TENSORS}
+        if self.learnt.fit is not None:
+            tensors |= {f"fit.{f.name}": getattr(self.learnt.fit, f.name) for f in fields(SpectrumModel)}
         return {f"inputs.{name}": tensor.cpu().numpy() for name, tensor in tensors.items() if tensor.numel()}
 
     @classmethod
@@ -167,9 +193,13 @@ class ComponentInputs(NetworkInputs):
         KeyError, ValueError
             If an array is missing, or does not fit the settings.
         """
-        names = [f.name for f in fields(LearntArrays) if f.name != "parameter_weights" or settings.get("parameters")]
+        chosen = ComponentSettings.model_validate(settings)
+        names = [name for name in _TENSORS if name != "parameter_weights" or chosen.regresses]
         tensors = {name: torch.tensor(arrays[f"inputs.{name}"]) for name in names}
-        return cls(ComponentSettings.model_validate(settings), LearntArrays(**tensors), device)
+        fit = None
+        if chosen.fits:
+            fit = SpectrumModel(*(torch.tensor(arrays[f"inputs.fit.{f.name}"]) for f in fields(SpectrumModel)))
+        return cls(chosen, LearntArrays(**tensors, fit=fit), device)
 
     def prepare(self, spectra: SpectraBatch) -> PreparedSpectra:
         """Normalised pixels in units of the training set, granule by granule."""
@@ -207,28 +237,44 @@ class ComponentInputs(NetworkInputs):
 
     def features(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
         """Network input of pixels that are 0 where bad: :meth:`assemble` of their :meth:`coefficients`."""
-        return self.assemble(self.coefficients(pixels, good, noise), noise, good)
+        return self.assemble(self.coefficients(pixels, good, noise), pixels, good, noise)
 
     def coefficients(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
         """Scaled coefficients, shape (rows, components), of pixels that are 0 where bad."""
         coefficients = self._project(pixels)
-        rejection, limit = self._settings.rejection, None
-        if rejection is not None:
-            limit = noise.square().add_(self.learnt.residual_variance).sqrt_().mul_(rejection)
+        limit = self._limit(noise)
         for _ in range(self._settings.refinements):
             expected = self._reconstruct(coefficients)
             seen = pixels if limit is None else expected + _kept(pixels - expected, limit)
             coefficients = self._project(torch.where(good, seen, expected))
         return coefficients / self.learnt.component_scale
 
-    def assemble(self, coefficients: Tensor, noise: Tensor, good: Tensor) -> Tensor:
+    def _limit(self, noise: Tensor) -> Tensor | None:
+        """Residuals from which on a pixel counts less."""
+        rejection = self._settings.rejection
+        if rejection is None:
+            return None
+        return noise.square().add_(self.learnt.residual_variance).sqrt_().mul_(rejection)
+
+    def assemble(self, coefficients: Tensor, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
         """Leading coefficients, noise in bands in dex of its usual value, and estimated parameters, side by side."""
         parts = [coefficients[:, : self._passed_on]]
         if self._settings.noise_bands:
             parts.append(band_noise(noise, good, self._settings.noise_bands))
-        if self._settings.parameters:
+        if self._fit is not None:
+            parts.append(self._fit(pixels, self._weights(self._fit, coefficients, pixels, good, noise)))
+        elif self._settings.parameters:
             parts.append(self._estimate(terms(coefficients, parts[1], self._settings.curved)))
         return torch.cat(parts, dim=1)
+
+    def _weights(self, fit: SpectrumFit, coefficients: Tensor, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
+        """Inverse variance of every pixel, 0 where bad and less where it lies far from the components."""
+        weights = good / fit.variance(noise)
+        limit = self._limit(noise)
+        if limit is None:
+            return weights
+        residual = pixels - self._reconstruct(coefficients * self.learnt.component_scale)
+        return weights * (_kept(residual, limit) / residual.where(residual != 0.0, 1.0)).where(residual != 0.0, 1.0)
 
     def residual_and_distance(self, prepared: PreparedSpectra, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """How far spectra lie from the training set, outside the components and within them.
@@ -293,6 +339,8 @@ def fit_components(
     without = [name for name in settings.parameters if name not in spectra.columns]
     if without:
         raise ValueError(f"parameters to be learnt are not among the spectra's columns: {', '.join(without)}")
+    if settings.fits and noiseless is None:
+        raise ValueError("estimator: a fit for parameters is learnt from spectra without noise, and there are none")
     n_pixels = Preprocessing(settings).n_pixels
     flux, noise, good, rows = _normalise(settings, spectra)
     if len(flux) <= settings.n_components or n_pixels < settings.n_components:
@@ -317,12 +365,20 @@ def fit_components(
     components = _principal_components(pure[chosen], pure_good[chosen], settings, seed)
     plain = settings.model_copy(update={"parameters": (), "passed_on": None})
     learnt, coefficients = _statistics(plain, prepared, mean, scale, components)
-    if settings.parameters:
-        truth = torch.from_numpy(np.stack([spectra.columns[name] for name in settings.parameters], axis=1))
+    if settings.fits:
+        truth = _columns(spectra, settings.parameters)[rows]
+        excess = _excess(flux - pure_flux, noise, good & pure_good)
+        learnt = replace(learnt, fit=fit_spectrum_model(pure, pure_good, components, truth, excess))
+    elif settings.parameters:
+        truth = _columns(spectra, settings.parameters)
         first = coefficients, band_noise(prepared.noise, good, settings.noise_bands), truth[rows]
         weights = _parameter_weights(ComponentInputs(plain, learnt), first, redrawn, truth, settings)
         learnt = replace(learnt, parameter_weights=weights)
     return ComponentInputs(settings, learnt)
+
+
+def _columns(spectra: SpectraBatch, names: tuple[str, ...]) -> Tensor:
+    return torch.from_numpy(np.stack([spectra.columns[name] for name in names], axis=1))
 
 
 def _parameter_weights(

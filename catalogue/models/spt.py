@@ -344,7 +344,7 @@ class _Engine:
             prepared = self.inputs.in_training_units(self.inputs.preprocessing.normalise(*gathered))
             coefficients = self.inputs.coefficients(prepared.pixels, prepared.good, prepared.noise)
             novelty = self.inputs.novelty(prepared, coefficients)
-            features = self.inputs.assemble(coefficients, prepared.noise, prepared.good)
+            features = self.inputs.assemble(coefficients, prepared.pixels, prepared.good, prepared.noise)
             columns = self._summarise(self.passes(features).double())
             values = torch.stack([*columns, novelty.double()])
             values = torch.where(prepared.usable & torch.isfinite(values), values, torch.nan)

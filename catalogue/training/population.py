@@ -15,6 +15,8 @@ from catalogue.training.labels import LabelTable
 
 Values = NDArray[np.float64]
 _MASSES = np.linspace(0.75, 3.0, 451)
+_BRANCH_SLOPE = 420.0
+"""K of Teff per dex of log g along the giant branch."""
 
 
 def draw_population(stars: int, generator: np.random.Generator) -> LabelTable:
@@ -42,7 +44,7 @@ def draw_population(stars: int, generator: np.random.Generator) -> LabelTable:
         generator.normal(2.42 + 0.15 * (mass - 1.2), 0.05, stars),
         generator.triangular(1.6, 2.9, 3.3, stars),
     )
-    branch = 4720 + 420 * (logg - 2.6) - 380 * feh + 220 * (mass - 1.25)
+    branch = 4720 + _BRANCH_SLOPE * (logg - 2.6) - 380 * feh + 220 * (mass - 1.25)
     teff = np.where(clump, 4790 - 300 * feh + 120 * (mass - 1.25), branch) + generator.normal(0, 25, stars)
     dredged = np.clip(-0.28 - 0.50 * (mass - 1.25) + 0.10 * feh, -0.75, 0.05)
     c_n = dredged + generator.normal(0, 0.05, stars)
@@ -67,18 +69,23 @@ def draw_population(stars: int, generator: np.random.Generator) -> LabelTable:
 
 
 def scattered(stars: LabelTable, generator: np.random.Generator) -> LabelTable:
-    """The stars with parameters and abundances scattered independently, over more than any real sample occupies.
+    """The stars moved along the giant branch, and their parameters and abundances scattered independently.
 
-    For learning what spectra say of parameters, without learning which parameters go together. The ages and masses no
-    longer belong to the parameters.
+    They then occupy more than any real sample does. For learning what spectra say of parameters, without learning which
+    parameters go together. The ages and masses no longer belong to the parameters.
     """
-    spreads = {"teff": 70.0, "logg": 0.15, "feh": 0.12, "alpha_fe": 0.05, "c_fe": 0.08, "n_fe": 0.10}
+    spreads = {"teff": 90.0, "logg": 0.17, "feh": 0.14, "alpha_fe": 0.05, "c_fe": 0.09, "n_fe": 0.11}
+    # those of the emulators, where they end within
     limits = {
-        "teff": (3900, 5500), "logg": (0.8, 3.5), "feh": (-1.0, 0.5),
-        "alpha_fe": (-0.15, 0.4), "c_fe": (-0.6, 0.4), "n_fe": (-0.4, 0.6),
+        "teff": (3750, 5500), "logg": (0.8, 3.5), "feh": (-1.0, 0.5),
+        "alpha_fe": (-0.2, 0.45), "c_fe": (-0.6, 0.45), "n_fe": (-0.4, 0.6),
     }  # fmt: skip
+    along = generator.normal(0, 0.35, len(stars))
+    moved = {"teff": _BRANCH_SLOPE * along, "logg": along}
     columns = {
-        name: np.clip(getattr(stars, name) + generator.normal(0, spread, len(stars)), *limits[name])
+        name: np.clip(
+            getattr(stars, name) + moved.get(name, 0.0) + generator.normal(0, spread, len(stars)), *limits[name]
+        )
         for name, spread in spreads.items()
     }
     return replace(stars, **columns)
