@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,13 @@ from catalogue.training.observation import N_PIXELS, at_redshift
 from catalogue.training.population import draw_population
 
 REGIONS = (3820, 4300, 4700, 5300, 5740, 7000, 8930)
-ABUNDANCES = {"cm": "c_fe", "nm": "n_fe", "mgm": "alpha_fe", "sim": "alpha_fe", "cam": "alpha_fe", "tim": "alpha_fe"}
+ALPHA = ("om", "mgm", "sim", "cam", "tim")
+ABUNDANCES = {"cm": "c_fe", "nm": "n_fe", **dict.fromkeys(ALPHA, "alpha_fe")}
+FITTED = {"c_fe": 0.2, "n_fe": 0.2, "alpha_fe": 0.1}
+"""Abundances that every real giant has its own of, and the prior standard deviation about the typical one, dex."""
+LARGEST_OFFSET, STEP = 0.4, 0.1
+UNLIKE = 0.03
+"""Standard deviation, relative, by which real giants differ from emulated ones beyond noise."""
 
 
 def giants(data: Path) -> SpectraBatch:
@@ -70,10 +77,11 @@ def emulated(
     correction: EmulatorCorrection | None,
     pixels: int,
     shift: NDArray[np.float64] | None = None,
+    offsets: NDArray[np.float64] | None = None,
 ) -> NDArray:
     """The same stars from the emulator, with abundances that are typical of their Teff, log g and [Fe/H].
 
-    At rest, or at the redshifts ``shift``.
+    At rest, or at the redshifts ``shift``; with the abundances :data:`FITTED` higher by ``offsets``, shape (stars, 3).
     """
     emulator = GiantEmulator()
     typical = draw_population(20_000, np.random.default_rng(0))
@@ -84,6 +92,8 @@ def emulated(
         if name in emulator.label_names:
             solution = np.linalg.lstsq(known, np.nan_to_num(getattr(typical, column)), rcond=None)[0]
             labels[name] = design(columns) @ solution
+            if offsets is not None:
+                labels[name] = labels[name] + offsets[:, list(FITTED).index(column)]
     spectra = emulator.spectra(emulator.complete(labels))
     if correction is not None:
         spectra = spectra * correction.factors(rest_wavelengths(), columns["teff"], columns["feh"])
@@ -104,25 +114,74 @@ def normalised(settings: PreprocessingSettings, flux: NDArray, ivar: NDArray, sh
     return preprocessing.wavelength, result.flux.numpy(), result.variance.sqrt().numpy(), result.good.numpy()
 
 
+def fitted_abundances(
+    stars: SpectraBatch,
+    settings: PreprocessingSettings,
+    correction: EmulatorCorrection | None,
+    start: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Offsets of the abundances :data:`FITTED` from typical ones by one step of least squares from ``start``, dex."""
+    _, real, noise, fine = normalised(settings, stars.flux, stars.ivar, redshift(stars))
+
+    def model(offsets: NDArray[np.float64]) -> tuple:
+        flux = emulated(numbers(stars), correction, stars.flux.shape[1], offsets=offsets)
+        ivar = np.where(flux > 0, 1e6, 0).astype(np.float32)
+        return normalised(settings, flux, ivar, np.zeros(len(flux)))
+
+    _, middle, _, kept = model(start)
+    slopes = np.stack([(model(start + STEP * one)[1] - middle) / STEP for one in np.eye(len(FITTED))], axis=1)
+    weight = np.where(fine & kept, 1 / (noise.astype(float) ** 2 + UNLIKE**2), 0.0)
+    prior = np.array([sigma**-2 for sigma in FITTED.values()])
+    normal = np.einsum("sap,sbp,sp->sab", slopes, slopes, weight, optimize=True) + np.diag(prior)
+    right = np.einsum("sap,sp->sa", slopes, weight * (real - middle)) - prior * start
+    found = start + np.linalg.solve(normal, right[:, :, None])[:, :, 0]
+    return np.asarray(np.clip(found, -LARGEST_OFFSET, LARGEST_OFFSET))
+
+
+def correction_of(
+    stars: SpectraBatch, settings: PreprocessingSettings
+) -> tuple[EmulatorCorrection, NDArray[np.float64]]:
+    """The correction measured on the stars with abundances of their own, and the offsets of those from typical ones.
+
+    With typical abundances, bands of molecules whose strength changes otherwise with Teff than the built-in population
+    has it would go into the correction's slopes. The abundances are fitted with only the mean difference corrected: it
+    would go into them otherwise, more into those of cool stars, and slopes would hide the abundances that made them.
+    """
+    grid, given = load_survey("lamost-lrs").grid, settings.model_dump(exclude={"grid"})
+
+    def measured(offsets: NDArray[np.float64]) -> EmulatorCorrection:
+        model = emulated(numbers(stars), None, stars.flux.shape[1], offsets=offsets)
+        return measure_correction(stars, grid, given, model)
+
+    offsets = np.zeros((len(stars), len(FITTED)))
+    correction = measured(offsets)
+    for _ in range(2):
+        mean = replace(correction, terms=correction.terms * np.array([[1.0], [0.0], [0.0]]))
+        offsets = fitted_abundances(stars, settings, mean, offsets)
+        # what all stars have in common is as much the emulator's error as theirs
+        offsets -= offsets.mean(axis=0)
+        correction = measured(offsets)
+    return correction, offsets
+
+
 def print_differences(stars: SpectraBatch, settings: PreprocessingSettings) -> None:
-    """Root mean square differences on giants that the correction was not measured on."""
-    pixels, survey = stars.flux.shape[1], load_survey("lamost-lrs")
+    """Root mean square differences on giants that the correction was not measured on, and once they are fitted too."""
+    pixels = stars.flux.shape[1]
     good = np.flatnonzero(numbers(stars)["snrg"] > 60)
     measured, unseen = good[: round(0.6 * len(good))], good[round(0.6 * len(good)) :]
-    given = settings.model_dump(exclude={"grid"})
-    part = stars.take(measured)
-    correction = measure_correction(part, survey.grid, given, emulated(numbers(part), None, pixels))
+    correction, _ = correction_of(stars.take(measured), settings)
     test = stars.take(unseen)
     wavelength, real, noise, fine = normalised(settings, test.flux, test.ivar, redshift(test))
     print(f"\nRMS difference in % on {len(unseen)} giants with S/N > 60; correction measured on {len(measured)} others")
     columns = []
-    for table in (None, correction):
-        flux = emulated(numbers(test), table, pixels)
+    own = fitted_abundances(test, settings, correction, np.zeros((len(test), len(FITTED))))
+    for table, offsets in ((None, None), (correction, None), (correction, own)):
+        flux = emulated(numbers(test), table, pixels, offsets=offsets)
         ivar = np.where(flux > 0, 1e6, 0).astype(np.float32)
         _, model, _, kept = normalised(settings, flux, ivar, np.zeros(len(flux)))
         columns.append(np.where(fine & kept, real - model, np.nan))
     columns.append(np.where(fine, noise, np.nan))
-    print(f"{'Å':>12s} {'emulated':>9s} {'corrected':>9s} {'noise':>9s}")
+    print(f"{'Å':>12s} {'emulated':>9s} {'corrected':>9s} {'fitted':>9s} {'noise':>9s}")
     for low, high in itertools.pairwise(REGIONS):
         inside = (wavelength >= low) & (wavelength < high)
         values = [100 * np.sqrt(np.nanmean(column[:, inside] ** 2)) for column in columns]
@@ -175,13 +234,16 @@ def main() -> None:
     print_predictions(stars, options.bundle)
     if options.table:
         good = stars.take(np.flatnonzero(numbers(stars)["snrg"] > 30))
-        given = settings.model_dump(exclude={"grid"})
-        found = measure_correction(good, survey.grid, given, emulated(numbers(good), None, good.flux.shape[1]))
+        found, offsets = correction_of(good, settings)
         shipped = load_correction()
         at = found.log10_wavelength
         middle = np.interp(at, shipped.log10_wavelength, shipped.terms[0])
         print(f"\ncorrection of {len(good)} giants: RMS {100 * found.terms[0].std():.2f} %, "
               f"difference from the shipped one {100 * (found.terms[0] - middle).std():.2f} %")  # fmt: skip
+        for name, values in zip(FITTED, offsets.T, strict=True):
+            slope = np.polyfit(numbers(good)["teff"] / 250, values, 1)[0]
+            print(f"{name} from typical: mean {values.mean():+.3f}, standard deviation {values.std():.3f}, "
+                  f"{slope:+.3f} per 250 K, {(np.abs(values) >= LARGEST_OFFSET).sum()} at the limit")  # fmt: skip
         save_correction(found, options.table)
     if options.instrument:
         save_instrument(instrument_of(stars), options.instrument)
