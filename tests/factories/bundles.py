@@ -22,13 +22,27 @@ TINY_PREPROCESSING = {
 TINY_ARCHITECTURE = {"width": 16, "blocks": 2, "heads": 2, "head_width": 8, "hidden": 12, "dropout": 0.3}
 
 
-def giant_spectra(n_rows: int, seed: int = 0, grid: PixelGrid = LAMOST_GRID) -> SpectraBatch:
-    """Spectra with lines whose depths vary from star to star, a response, redshifts and noise."""
+TINY_FIT = {
+    "noise_bands": 2,
+    "rejection": 4.0,
+    "passed_on": 3,
+    "parameters": ["depth_0", "depth_1"],
+    "estimator": "fit",
+}
+"""Added to :data:`TINY_PREPROCESSING`, parameters are found by fitting every spectrum."""
+
+
+def giant_spectra(n_rows: int, seed: int = 0, grid: PixelGrid = LAMOST_GRID, noiseless: bool = False) -> SpectraBatch:
+    """Spectra with lines whose depths vary from star to star, a response, redshifts and noise.
+
+    Columns ``depth_0`` to ``depth_2`` are what the lines of a star are made of.
+    """
     rng = np.random.default_rng(seed)
     wavelength = grid.wavelength()
     # the same lines for every seed, so that batches of different seeds are of one population
     lines = np.random.default_rng(12345).uniform(3800, 8900, 120)
-    depth = rng.uniform(0.05, 0.6, (n_rows, 3)) @ np.random.default_rng(54321).uniform(0, 0.5, (3, 120))
+    depths = rng.uniform(0.05, 0.6, (n_rows, 3))
+    depth = depths @ np.random.default_rng(54321).uniform(0, 0.5, (3, 120))
     redshift = rng.normal(0, 1e-4, n_rows)
     flux = np.empty((n_rows, grid.n_pixels))
     for i in range(n_rows):
@@ -39,7 +53,7 @@ def giant_spectra(n_rows: int, seed: int = 0, grid: PixelGrid = LAMOST_GRID) -> 
         flux[i] = 300 * np.exp(slope[0] * x + slope[1] * x**2) * np.clip(1 - absorbed, 0.05, None)
     snr = rng.uniform(20, 100, n_rows)[:, None]
     sigma = np.median(flux, axis=1, keepdims=True) / snr
-    flux += sigma * rng.normal(size=flux.shape)
+    flux += (0 if noiseless else sigma) * rng.normal(size=flux.shape)
     ivar = np.broadcast_to(1 / sigma**2, flux.shape).copy()
     ivar[rng.random(flux.shape) < 0.005] = 0
     return SpectraBatch(
@@ -48,16 +62,22 @@ def giant_spectra(n_rows: int, seed: int = 0, grid: PixelGrid = LAMOST_GRID) -> 
         ivar=ivar.astype(np.float32),
         mask=np.zeros(flux.shape, dtype=np.uint16),
         usable=np.ones(n_rows, dtype=bool),
-        columns={"z": redshift, "file_z": redshift.copy()},
+        columns={"z": redshift, "file_z": redshift.copy(), **{f"depth_{i}": depths[:, i] for i in range(3)}},
     )
 
 
-def tiny_spt_bundle(directory: Path, seed: int = 0, **architecture: object) -> Bundle:
+def tiny_spt_bundle(directory: Path, seed: int = 0, fits: bool = False, **architecture: object) -> Bundle:
     """A small SPT bundle with random weights on the LAMOST grid, written to ``directory``.
 
-    Ages come out near 5 Gyr and masses near 1.2 solar masses.
+    Ages come out near 5 Gyr and masses near 1.2 solar masses. With ``fits`` the network knows parameters that are
+    found by fitting every spectrum.
     """
-    inputs = SpectralTransformer.fit_inputs(giant_spectra(24, seed=99), LAMOST_GRID, TINY_PREPROCESSING, seed)
+    if fits:
+        noisy, pure = (giant_spectra(60, seed=99, noiseless=noiseless) for noiseless in (False, True))
+        preprocessing = {**TINY_PREPROCESSING, **TINY_FIT}
+        inputs = SpectralTransformer.fit_inputs(noisy, LAMOST_GRID, preprocessing, seed, pure)
+    else:
+        inputs = SpectralTransformer.fit_inputs(giant_spectra(24, seed=99), LAMOST_GRID, TINY_PREPROCESSING, seed)
     sizes = {**TINY_ARCHITECTURE, **architecture}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

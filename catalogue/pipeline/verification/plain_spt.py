@@ -18,6 +18,7 @@ from scipy.special import erf, ndtr
 from catalogue.models import Bundle
 from catalogue.models.dropout import unit_mask
 from catalogue.pipeline.verification.plain_continuum import PlainContinuum
+from catalogue.pipeline.verification.plain_fit import PlainFit
 
 Vector = NDArray[np.float64]
 LN10 = math.log(10.0)
@@ -49,6 +50,8 @@ class PlainTransformer:
             [(math.log10(low), math.log10(high)) for low, high in self.settings["arms"]],
             self.settings["continuum"],
         )
+        fits = self.settings.get("parameters") and self.settings.get("estimator") == "fit"
+        self.fit = PlainFit(self.weights) if fits else None
 
     def predict(
         self, flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[Any], columns: Mapping[str, float]
@@ -71,7 +74,7 @@ class PlainTransformer:
         pixels = np.where(good, (clipped - self.weights["inputs.mean"]) / scale, 0.0)
         noise = np.where(good, np.sqrt(variance) / scale, 0.0)
         coefficients = self._coefficients(pixels, good, noise)
-        inputs = self._inputs(coefficients, self._band_noise(noise, good))
+        inputs = self._inputs(coefficients, pixels, good, noise)
         raw = np.array([self._network(inputs, number) for number in range(self.passes)])
         return {
             **self._outputs(raw),
@@ -120,8 +123,7 @@ class PlainTransformer:
     def _coefficients(self, pixels: Vector, good: NDArray[np.bool_], noise: Vector) -> Vector:
         components = self.weights["inputs.components"]
         coefficients = components @ pixels
-        rejection = self.settings.get("rejection") or math.inf
-        limit = rejection * np.sqrt(noise**2 + self.weights["inputs.residual_variance"])
+        limit = self._limit(noise)
         for _ in range(self.settings["refinements"]):
             expected = components.T @ coefficients
             size = np.abs(pixels - expected)
@@ -129,11 +131,21 @@ class PlainTransformer:
             coefficients = components @ np.where(good, expected + np.copysign(size, pixels - expected), expected)
         return np.asarray(coefficients / self.weights["inputs.component_scale"])
 
-    def _inputs(self, coefficients: Vector, bands: list[float]) -> Vector:
-        """What the network sees: leading coefficients, noise, and the regression's stellar parameters, if any."""
+    def _limit(self, noise: Vector) -> Vector:
+        """Residuals from which on a pixel counts less."""
+        rejection = self.settings.get("rejection") or math.inf
+        return np.asarray(rejection * np.sqrt(noise**2 + self.weights["inputs.residual_variance"]))
+
+    def _inputs(self, coefficients: Vector, pixels: Vector, good: NDArray[np.bool_], noise: Vector) -> Vector:
+        """What the network sees: leading coefficients, noise, and estimated stellar parameters, if any."""
+        bands = self._band_noise(noise, good)
         seen = [*coefficients[: self.settings.get("passed_on")], *bands]
         if not self.settings.get("parameters"):
             return np.array(seen)
+        if self.fit is not None:
+            expected = self.weights["inputs.components"].T @ (coefficients * self.weights["inputs.component_scale"])
+            far = np.abs(pixels - expected) / self._limit(noise)
+            return np.array([*seen, *self.fit(pixels, good, noise, far)])
         level = sum(bands) / len(bands)
         terms = [1.0, *coefficients, *bands, level**2, *(coefficients * level)]
         curved = coefficients[: self.settings.get("curved", 25)]

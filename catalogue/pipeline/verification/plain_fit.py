@@ -1,0 +1,65 @@
+"""The fit for stellar parameters a second way: one spectrum at a time, in double precision, term by term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+
+class PlainFit:
+    """What a bundle learnt for fitting spectra.
+
+    Parameters
+    ----------
+    weights : mapping
+        Arrays of the bundle in double precision.
+    """
+
+    def __init__(self, weights: Mapping[str, Vector]) -> None:
+        self.components = weights["inputs.components"]
+        self.learnt = {
+            name: weights[f"inputs.fit.{name}"]
+            for name in ("weights", "scatter", "prior", "limits", "variance", "excess")
+        }
+        places = range(len(self.learnt["prior"]))
+        self.terms: list[tuple[int, ...]] = [
+            (),
+            *((i,) for i in places),
+            *((i, j) for i in places for j in places if i <= j),
+            *((i, j, k) for i in places for j in places for k in places if i <= j <= k),
+        ]
+
+    def __call__(self, pixels: Vector, good: NDArray[np.bool_], noise: Vector, far: Vector) -> Vector:
+        """Most probable standardised parameters; ``far`` is how many limits a pixel is from the components."""
+        variance = (noise * self.learnt["excess"]) ** 2 + self.learnt["variance"]
+        # what lies beyond the limit counts as if it lay as far within it
+        share = np.array([1.0 if x <= 1.0 else max(2.0 / x - 1.0, 0.0) for x in far])
+        weights = np.where(good, share / variance, 0.0)
+        information = self.components @ (weights[:, None] * self.components.T)
+        seen = self.components @ (weights * pixels)
+        # of what is seen, this much is known whatever the scatter: (information^-1 + scatter)^-1, never inverted
+        blurred = np.eye(len(seen)) + information @ self.learnt["scatter"]
+        information, seen = np.linalg.solve(blurred, information), np.linalg.solve(blurred, seen)
+        precision = np.linalg.inv(self.learnt["prior"])
+        low, high = self.learnt["limits"]
+        found: Vector = np.zeros(len(precision))
+        for _ in range(8):
+            expected, slopes = self._expected(found)
+            gradient = slopes @ (seen - information @ expected) - precision @ found
+            step = np.linalg.solve(slopes @ information @ slopes.T + precision, gradient)
+            found = np.asarray(np.clip(found + step / max(np.abs(step).max(), 1.0), low, high), np.float64)
+        return found
+
+    def _expected(self, parameters: Vector) -> tuple[Vector, Vector]:
+        """Components that parameters lead to, and their slopes (parameters, components)."""
+        values = [np.prod(parameters[list(term)]) for term in self.terms]
+        slopes = np.zeros((len(parameters), len(values)))
+        for number, term in enumerate(self.terms):
+            for place, parameter in enumerate(term):
+                others = [*term[:place], *term[place + 1 :]]
+                slopes[parameter, number] += np.prod(parameters[others])
+        return np.array(values) @ self.learnt["weights"], slopes @ self.learnt["weights"]
