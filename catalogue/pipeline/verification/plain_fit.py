@@ -43,15 +43,16 @@ class PlainFit:
         seen = self.components @ (weights * pixels)
         # of what is seen, this much is known whatever the scatter: (information^-1 + scatter)^-1, never inverted
         blurred = np.eye(len(seen)) + information @ self.learnt["scatter"]
-        information, seen = np.linalg.solve(blurred, information), np.linalg.solve(blurred, seen)
+        known: Vector = np.linalg.solve(blurred, np.column_stack([information, seen])).astype(np.float64)
+        information, seen = known[:, :-1], known[:, -1]
         precision = np.linalg.inv(self.learnt["prior"])
         low, high = self.learnt["limits"]
-        found: Vector = np.zeros(len(precision))
+        found = np.zeros(len(precision))
         for _ in range(8):
             expected, slopes = self._expected(found)
             gradient = slopes @ (seen - information @ expected) - precision @ found
             step = np.linalg.solve(slopes @ information @ slopes.T + precision, gradient)
-            found = np.asarray(np.clip(found + step / max(np.abs(step).max(), 1.0), low, high), np.float64)
+            found = np.clip(found + step / max(np.abs(step).max(), 1.0), low, high)
         return found
 
     def _expected(self, parameters: Vector) -> tuple[Vector, Vector]:
