@@ -29,6 +29,9 @@ _RIDGE = 1e-2
 _LEAST_VARIANCE = 1e-3
 """Of what components leave, and of their scatter: emulated spectra are never better than that."""
 
+_LEAST_INDEPENDENT = 1e-6
+"""Variance of the sum of standardised parameters that varies least: below, the prior has no inverse in float32."""
+
 
 @dataclass(frozen=True)
 class SpectrumModel:
@@ -204,12 +207,16 @@ def fit_spectrum_model(
     Raises
     ------
     ValueError
-        If a parameter is not finite or the same in all spectra, or there are fewer spectra than terms.
+        If a parameter is not finite, the same in all spectra or what others make it, or there are fewer spectra than
+        terms.
     """
     mean, spread = parameters.double().mean(dim=0), parameters.double().std(dim=0)
     if not torch.isfinite(parameters).all() or not (spread > 0).all():
         raise ValueError("parameters to be learnt must be finite and differ from star to star")
     standardised = (parameters.double() - mean) / spread
+    prior = torch.atleast_2d(torch.cov(standardised.T))
+    if torch.linalg.eigvalsh(prior)[0] < _LEAST_INDEPENDENT:
+        raise ValueError("parameters to be learnt must be independent, one follows from the others in all stars")
     polynomial = Polynomial(parameters.shape[1], pure.device)
     terms = torch.cat([polynomial(part)[0] for part in standardised.split(1024)])
     if len(terms) <= terms.shape[1]:
@@ -224,7 +231,6 @@ def fit_spectrum_model(
     scatter = found.double() - terms @ weights
     covariance = scatter.T @ scatter / len(scatter) + _LEAST_VARIANCE * torch.eye(len(components), dtype=torch.float64)
     limits = torch.stack([standardised.amin(dim=0), standardised.amax(dim=0)])
-    prior = torch.atleast_2d(torch.cov(standardised.T))
     return SpectrumModel(
         weights.float(), covariance.float(), prior.float(), limits.float(), variance.clamp(min=_LEAST_VARIANCE), excess
     )
