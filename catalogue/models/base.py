@@ -294,12 +294,15 @@ class LabelledSpectra:
         In the order of :attr:`Trainable.labels`.
     star : ndarray of str, shape (rows,)
         Identity of the star: spectra of one star share it.
+    parameters : mapping of str to ndarray of float64, shape (rows,)
+        Stellar parameters and abundances where they are known, as ``teff``.
     """
 
     spectra: SpectraBatch
     labels: NDArray[np.float64]
     label_errors: NDArray[np.float64]
     star: NDArray[np.str_]
+    parameters: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,7 +237,9 @@ class ComponentInputs(NetworkInputs):
 
     def features(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
         """Network input of pixels that are 0 where bad: :meth:`assemble` of their :meth:`coefficients`."""
-        return self.assemble(self.coefficients(pixels, good, noise), pixels, good, noise)
+        coefficients = self.coefficients(pixels, good, noise)
+        fitted = self.fitted(coefficients, pixels, good, noise)
+        return self.assemble(coefficients, good, noise, None if fitted is None else fitted[0])
 
     def coefficients(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
         """Scaled coefficients, shape (rows, components), of pixels that are 0 where bad."""
@@ -256,13 +258,19 @@ class ComponentInputs(NetworkInputs):
             return None
         return noise.square().add_(self.learnt.residual_variance).sqrt_().mul_(rejection)
 
-    def assemble(self, coefficients: Tensor, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
+    def fitted(self, coefficients: Tensor, pixels: Tensor, good: Tensor, noise: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What :class:`SpectrumFit` says of the spectra; None where parameters are not estimated by a fit."""
+        if self._fit is None:
+            return None
+        return self._fit(pixels, self._weights(self._fit, coefficients, pixels, good, noise))
+
+    def assemble(self, coefficients: Tensor, good: Tensor, noise: Tensor, fitted: Tensor | None) -> Tensor:
         """Leading coefficients, noise in bands in dex of its usual value, and estimated parameters, side by side."""
         parts = [coefficients[:, : self._passed_on]]
         if self._settings.noise_bands:
             parts.append(band_noise(noise, good, self._settings.noise_bands))
-        if self._fit is not None:
-            parts.append(self._fit(pixels, self._weights(self._fit, coefficients, pixels, good, noise)))
+        if fitted is not None:
+            parts.append(fitted)
         elif self._settings.parameters:
             parts.append(self._estimate(terms(coefficients, parts[1], self._settings.curved)))
         return torch.cat(parts, dim=1)

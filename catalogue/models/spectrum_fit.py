@@ -51,6 +51,8 @@ class SpectrumModel:
         Mean square of what the components leave of noise-free spectra.
     excess : Tensor, shape (pixels,)
         Root mean square error of a pixel in units of its published noise.
+    standard : Tensor, shape (2, parameters)
+        Mean and standard deviation of the parameters in their own units.
     """
 
     weights: Tensor
@@ -59,6 +61,7 @@ class SpectrumModel:
     limits: Tensor
     variance: Tensor
     excess: Tensor
+    standard: Tensor
 
     @property
     def n_parameters(self) -> int:
@@ -74,6 +77,7 @@ class SpectrumModel:
             "limits": (2, n_parameters),
             "variance": (n_pixels,),
             "excess": (n_pixels,),
+            "standard": (2, n_parameters),
         }
 
     def check(self, n_components: int, n_pixels: int, n_parameters: int) -> None:
@@ -81,6 +85,11 @@ class SpectrumModel:
         for name, expected in self.expected_shapes(n_components, n_pixels, n_parameters).items():
             if (found := tuple(getattr(self, name).shape)) != expected:
                 raise ValueError(f"fit.{name}: expected shape {expected} from the settings, found {found}")
+
+    def standardised(self, parameters: Tensor) -> Tensor:
+        """Parameters (rows, parameters) in the units of the fit."""
+        mean, spread = self.standard.double()
+        return (parameters.double() - mean) / spread
 
     def to(self, device: torch.device) -> SpectrumModel:
         """The same model in float32 on a device."""
@@ -151,8 +160,8 @@ class SpectrumFit:
         """Variance of every pixel about the components, of its published noise."""
         return (noise * self._model.excess).square_().add_(self._model.variance)
 
-    def __call__(self, pixels: Tensor, weights: Tensor) -> Tensor:
-        """Standardised parameters of largest posterior density.
+    def __call__(self, pixels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised parameters of largest posterior density, and how well they are known.
 
         Parameters
         ----------
@@ -162,19 +171,22 @@ class SpectrumFit:
 
         Returns
         -------
-        Tensor of float32, shape (rows, parameters)
+        parameters : Tensor of float32, shape (rows, parameters)
+        information : Tensor of float32, shape (rows, parameters, parameters)
+            Inverse covariance by the spectrum alone, without the prior.
         """
         information = self._information(weights).double()[:, self._place]
         seen = self._project(pixels * weights).double()
         # without the check: a row that fails becomes NaN and takes no other row with it
         factor, _ = torch.linalg.cholesky_ex(information + self._scatter)
         found = torch.zeros(len(pixels), self._model.n_parameters, dtype=torch.float64, device=pixels.device)
+        known = torch.zeros_like(self._prior)
         for _ in range(_ITERATIONS):
-            found = self._step(found, information, factor, seen)
-        return found.float()
+            found, known = self._step(found, information, factor, seen)
+        return found.float(), known.float()
 
-    def _step(self, found: Tensor, information: Tensor, factor: Tensor, seen: Tensor) -> Tensor:
-        """One Gauss-Newton iteration, the scatter of the components marginalised."""
+    def _step(self, found: Tensor, information: Tensor, factor: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """One Gauss-Newton iteration, the scatter of the components marginalised; and the information at its start."""
         terms, slopes = self._polynomial(found)
         slope = slopes @ self._weights
         left = seen - (information @ (terms @ self._weights)[:, :, None])[:, :, 0]
@@ -187,7 +199,7 @@ class SpectrumFit:
         step = torch.cholesky_solve(gradient, curvature)[:, :, 0]
         longest = step.abs().amax(dim=1, keepdim=True)
         step = step * (_LONGEST_STEP / longest.clamp(min=_LONGEST_STEP))
-        return torch.minimum(torch.maximum(found + step, self._low), self._high)
+        return torch.minimum(torch.maximum(found + step, self._low), self._high), product[:, :, :n]
 
 
 def fit_spectrum_model(
@@ -232,5 +244,11 @@ def fit_spectrum_model(
     covariance = scatter.T @ scatter / len(scatter) + _LEAST_VARIANCE * torch.eye(len(components), dtype=torch.float64)
     limits = torch.stack([standardised.amin(dim=0), standardised.amax(dim=0)])
     return SpectrumModel(
-        weights.float(), covariance.float(), prior.float(), limits.float(), variance.clamp(min=_LEAST_VARIANCE), excess
+        weights=weights.float(),
+        scatter=covariance.float(),
+        prior=prior.float(),
+        limits=limits.float(),
+        variance=variance.clamp(min=_LEAST_VARIANCE),
+        excess=excess,
+        standard=torch.stack([mean, spread]).float(),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +36,7 @@ from catalogue.models.bundle import Bundle, BundleError, Description, Label, sav
 from catalogue.models.components import ComponentInputs, ComponentSettings, fit_components
 from catalogue.models.dropout import Dropout, DropoutPasses
 from catalogue.models.engines import Engines
+from catalogue.models.label_mixture import LabelMixture, MixturePosterior, fit_mixture
 from catalogue.models.moments import correlation, mean_and_covariance, mixture_percentiles
 from catalogue.models.packing import Places, Rows
 from catalogue.models.preprocessing import GridSettings, redshift
@@ -67,6 +68,9 @@ class SPTArchitecture(BaseModel):
         ``none`` puts a two-layer perceptron of equal size in its place, to see what attention is worth.
     auxiliary : int
         Stellar parameters that are learnt beside the labels. A bundle keeps nothing of them.
+    mixture_share : float
+        Share in the labels that is not the network's but that of the density of the training stars, see
+        :mod:`catalogue.models.label_mixture`; needs ``estimator: fit`` in the preprocessing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,6 +84,7 @@ class SPTArchitecture(BaseModel):
     covariance: Literal["full", "diagonal", "none"] = "full"
     attention: Literal["hadamard", "none"] = "hadamard"
     auxiliary: int = Field(default=0, ge=0)
+    mixture_share: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def n_outputs(self) -> int:
@@ -200,11 +205,20 @@ class SpectralTransformer(Model, Trainable):
             self.architecture = SPTArchitecture.model_validate(description)
             self._cpu_inputs = ComponentInputs.from_arrays(bundle.description.preprocessing, bundle.weights)
             self._network = SPTNetwork(self.architecture, self._cpu_inputs.n_features)
-            state = {key: torch.tensor(value) for key, value in bundle.weights.items() if key[:7] != "inputs."}
-            self._network.load_state_dict(state)
+            given = {key: value for key, value in bundle.weights.items() if not key.startswith(("inputs.", "mixture."))}
+            self._network.load_state_dict({key: torch.tensor(value) for key, value in given.items()})
+            self._mixture = self._read_mixture(bundle)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BundleError(f"{bundle.path}: not a bundle of kind {self.kind!r}: {error}") from error
         self._engines = Engines(bundle, lambda passes, seed, device: _Engine(self, passes, seed, device))
+
+    def _read_mixture(self, bundle: Bundle) -> LabelMixture | None:
+        if not self.architecture.mixture_share:
+            return None
+        fit = self._cpu_inputs.learnt.fit
+        if fit is None:
+            raise ValueError("mixture_share needs parameters that are estimated by a fit (preprocessing.estimator)")
+        return LabelMixture.from_arrays(dict(bundle.weights), fit.n_parameters, N_LABELS)
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -258,18 +272,37 @@ class SpectralTransformer(Model, Trainable):
     def complete(
         cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra, held_out: LabelledSpectra
     ) -> Completion:
-        """Factors on the errors such that 68.3 % of held-out labels lie within their 16 to 84 % interval.
+        """The mixture, if there is one, and factors on the errors from held-out labels.
 
-        Model and data part take the same factor, so that their ratio stays what the network says.
+        68.3 % of these then lie within their 16 to 84 % interval. Model and data part take the same factor, so that their ratio stays what the network says.
         """
-        predictions = cls(bundle).predict(held_out.spectra, InferenceSettings(device="cpu"))
+        arrays = cls._fit_mixture(architecture, bundle, training)
+        model = cls(replace(bundle, weights={**bundle.weights, **arrays}))
+        predictions = model.predict(held_out.spectra, InferenceSettings(device="cpu"))
         factors = []
         for index, name in enumerate(("age", "mass")):
             low, middle, high = (np.log(predictions[f"{name}_p{level}"].astype(np.float64)) for level in (16, 50, 84))
             offset = np.log(held_out.labels[:, index]) - middle
             side = np.where(offset > 0, high - middle, middle - low)
             factors.append(round(float(np.nanquantile(np.abs(offset) / side, 0.683)), 4))
-        return Completion({"calibration": {"model": factors, "data": factors}})
+        return Completion({"calibration": {"model": factors, "data": factors}}, arrays)
+
+    @classmethod
+    def _fit_mixture(
+        cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra
+    ) -> dict[str, NDArray[np.generic]]:
+        if not architecture.get("mixture_share"):
+            return {}
+        inputs = ComponentInputs.from_arrays(bundle.description.preprocessing, dict(bundle.weights))
+        fit, names = inputs.learnt.fit, inputs.settings()["parameters"]
+        if fit is None:
+            raise ValueError("mixture_share needs parameters that are estimated by a fit (preprocessing.estimator)")
+        # a star counts once, however often it was observed
+        _, once = np.unique(training.star, return_index=True)
+        true = torch.from_numpy(np.stack([training.parameters[name][once] for name in names], axis=1))
+        scale = bundle.description.architecture["label_scale"]
+        labels = (np.log10(training.labels[once]) - np.array(scale["offset"])) / np.array(scale["scale"])
+        return fit_mixture(fit.standardised(true).numpy(), labels).arrays()
 
     @classmethod
     def to_bundle(
@@ -331,6 +364,10 @@ class _Engine:
         network = copy.deepcopy(model._network) if apart else model._network
         self.passes = DropoutPasses(network, (self.inputs.n_features,), passes, seed, device)
         self.covariance = model.architecture.covariance
+        self.share, self.mixture = model.architecture.mixture_share, None
+        fit = cpu.learnt.fit
+        if model._mixture is not None and fit is not None:
+            self.mixture = MixturePosterior(model._mixture, fit.prior, model.label_scale.scale, device)
         as_tensor = lambda x: torch.tensor(x, dtype=torch.float64, device=device)  # noqa: E731
         self.offset, self.scale = as_tensor(model.label_scale.offset), as_tensor(model.label_scale.scale)
         self.model_factor, self.data_factor = (
@@ -344,8 +381,14 @@ class _Engine:
             prepared = self.inputs.in_training_units(self.inputs.preprocessing.normalise(*gathered))
             coefficients = self.inputs.coefficients(prepared.pixels, prepared.good, prepared.noise)
             novelty = self.inputs.novelty(prepared, coefficients)
-            features = self.inputs.assemble(coefficients, prepared.pixels, prepared.good, prepared.noise)
-            columns = self._summarise(self.passes(features).double())
+            fitted = self.inputs.fitted(coefficients, prepared.pixels, prepared.good, prepared.noise)
+            estimates = None if fitted is None else fitted[0]
+            features = self.inputs.assemble(coefficients, prepared.good, prepared.noise, estimates)
+            raw = self.passes(features).double()
+            if self.mixture is not None and fitted is not None:
+                # the spread of the passes, of half the size then, and the data part are calibrated afterwards
+                raw[..., :N_LABELS] += self.share * (self.mixture(*fitted) - raw[..., :N_LABELS])
+            columns = self._summarise(raw)
             values = torch.stack([*columns, novelty.double()])
             values = torch.where(prepared.usable & torch.isfinite(values), values, torch.nan)
             together = torch.cat([values, prepared.bad_fraction.double()[None]])

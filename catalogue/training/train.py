@@ -291,12 +291,12 @@ def train_on(
         raw = model.to_bundle(Path(folder) / "raw", description, inputs, result.network, scale)
         with _told_of(configuration, len(calibrate)):
             found = model.complete(architecture, raw, _labelled(data, learn), _labelled(data, calibrate))
-        unseen = _unseen(data, calibrate, predict_rows(raw.path, data.spectra.take(calibrate)))
+        description = description.model_copy(update={"architecture": {**architecture, **found.architecture}})
+        complete = model.to_bundle(Path(folder) / "complete", description, inputs, result.network, scale, found.arrays)
+        unseen = _unseen(data, calibrate, predict_rows(complete.path, data.spectra.take(calibrate)))
     metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
     metrics |= {**unseen, "training_seconds": round(time.perf_counter() - began, 1)}
-    description = description.model_copy(
-        update={"architecture": {**architecture, **found.architecture}, "metrics": metrics}
-    )
+    description = description.model_copy(update={"metrics": metrics})
     bundle = model.to_bundle(directory, description, inputs, result.network, scale, found.arrays)
     return TrainedModel(bundle, result, time.perf_counter() - began)
 
@@ -366,7 +366,8 @@ def _targets(
 def _labelled(data: TrainingSet, rows: NDArray[np.integer]) -> LabelledSpectra:
     labels = data.labels.take(rows)
     errors = np.stack([labels.age_error, labels.mass_error], axis=1)
-    return LabelledSpectra(data.spectra.take(rows), labels.physical(), errors, labels.star)
+    parameters = {name: np.asarray(getattr(labels, name), np.float64) for name in get_args(Parameter)}
+    return LabelledSpectra(data.spectra.take(rows), labels.physical(), errors, labels.star, parameters)
 
 
 def _oscillations(
