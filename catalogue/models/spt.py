@@ -274,7 +274,8 @@ class SpectralTransformer(Model, Trainable):
     ) -> Completion:
         """The mixture, if there is one, and factors on the errors from held-out labels.
 
-        68.3 % of these then lie within their 16 to 84 % interval. Model and data part take the same factor, so that their ratio stays what the network says.
+        68.3 % of these then lie within their 16 to 84 % interval. Model and data part take the same factor, so that
+        their ratio stays what the network says.
         """
         arrays = cls._fit_mixture(architecture, bundle, training)
         model = cls(replace(bundle, weights={**bundle.weights, **arrays}))

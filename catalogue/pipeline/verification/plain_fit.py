@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
@@ -50,10 +53,43 @@ class PlainFit:
         found = np.zeros(len(precision))
         for _ in range(8):
             expected, slopes = self._expected(found)
+            self.information = slopes @ information @ slopes.T
             gradient = slopes @ (seen - information @ expected) - precision @ found
-            step = np.linalg.solve(slopes @ information @ slopes.T + precision, gradient)
+            step = np.linalg.solve(self.information + precision, gradient)
             found = np.clip(found + step / max(np.abs(step).max(), 1.0), low, high)
         return found
+
+    def mixture_labels(self, weights: Mapping[str, Vector], found: Vector, per_label: Vector) -> Vector:
+        """Labels by the mixture of the training stars, for the spectrum fitted last.
+
+        Parameters
+        ----------
+        weights : mapping
+            Arrays of the bundle in double precision.
+        found : ndarray
+            What the fit found.
+        per_label : ndarray
+            Natural logarithm of a label per unit of the network's.
+        """
+        n = len(found)
+        information = self.information / 1.1**2
+        said = (self.information + np.linalg.inv(self.learnt["prior"])) @ found / 1.1**2
+        logs, means, variances = [], [], []
+        gaussians = zip(*(weights[f"mixture.{name}"] for name in ("weights", "means", "covariances")), strict=True)
+        for weight, mean, covariance in gaussians:
+            inside, across = covariance[:n, :n], covariance[:n, n:]
+            # the covariance of the parameters given the spectrum, without inverting the spectrum's information
+            after = np.linalg.solve(np.eye(n) + inside @ information, inside)
+            change = after @ (said - information @ mean[:n])
+            slope = np.linalg.solve(inside, across)
+            left = covariance[n:, n:] - across.T @ slope
+            means.append(mean[n:] + slope.T @ change)
+            variances.append(np.diag(left + slope.T @ after @ slope))
+            _, size = np.linalg.slogdet(np.eye(n) + inside @ information)
+            pull = said @ mean[:n] - 0.5 * mean[:n] @ information @ mean[:n]
+            logs.append(math.log(weight) - 0.5 * size + pull + 0.5 * (said - information @ mean[:n]) @ change)
+        columns = zip(np.array(means).T, np.array(variances).T, per_label, strict=True)
+        return np.array([_median(np.array(logs), *column) for column in columns])
 
     def _expected(self, parameters: Vector) -> tuple[Vector, Vector]:
         """Components that parameters lead to, and their slopes (parameters, components)."""
@@ -64,3 +100,14 @@ class PlainFit:
                 others = [*term[:place], *term[place + 1 :]]
                 slopes[parameter, number] += np.prod(parameters[others])
         return np.array(values) @ self.learnt["weights"], slopes @ self.learnt["weights"]
+
+
+def _median(logs: Vector, means: Vector, variances: Vector, per_unit: float) -> float:
+    """Median of a mixture whose density counts with the inverse of the label."""
+    logs = logs - per_unit * means + 0.5 * per_unit**2 * variances
+    shares = np.exp(logs - logs.max())
+    shares /= shares.sum()
+    means = means - per_unit * variances
+    sigma = np.sqrt(variances)
+    above = lambda x: float((shares * norm.cdf((x - means) / sigma)).sum()) - 0.5  # noqa: E731
+    return float(brentq(above, (means - 8 * sigma).min(), (means + 8 * sigma).max(), xtol=1e-13))

@@ -76,6 +76,11 @@ class PlainTransformer:
         coefficients = self._coefficients(pixels, good, noise)
         inputs = self._inputs(coefficients, pixels, good, noise)
         raw = np.array([self._network(inputs, number) for number in range(self.passes)])
+        share = self.architecture.get("mixture_share", 0.0)
+        if share and self.fit is not None:
+            per_label = LN10 * np.array(self.architecture["label_scale"]["scale"])
+            found = inputs[-len(self.settings["parameters"]) :]
+            raw[:, :2] += share * (self.fit.mixture_labels(self.weights, found, per_label) - raw[:, :2])
         return {
             **self._outputs(raw),
             "novelty": self._novelty(pixels, noise, good, coefficients),
