@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
-from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
