@@ -17,12 +17,14 @@ from tests.factories.watched_device import WatchedDevice
 CPU = torch.device("cpu")
 INFERENCE = InferenceSettings(device="cpu")
 PIXELS, COMPONENTS, PARAMETERS, EXCESS = 300, 6, 2, 1.5
+SCATTER = np.array([8.0, 0.2, 8.0, 0.2, 0.2, 0.2])
+"""Of the components: two of them say little, however well they are measured."""
 SETTINGS = {"grid": GridSettings.of(LAMOST_GRID).model_dump(), **TINY_PREPROCESSING, **TINY_FIT}
 NAMES = [field.name for field in fields(SpectrumModel)]
 
 
 class Stars:
-    """Spectra whose components are a cubic polynomial in the parameters, with scatter; every pixel has its own noise."""
+    """Spectra whose components are a cubic polynomial in the parameters, with scatter, and pixels with noise."""
 
     def __init__(self, count: int, sigma: float, seed: int) -> None:
         law, rng = np.random.default_rng(1), np.random.default_rng(seed)
@@ -31,7 +33,7 @@ class Stars:
         weights = law.normal(size=(len(orders), COMPONENTS)) * np.array([3.0, 8.0, 0.8, 0.3])[orders.sum(axis=1), None]
         self.parameters = rng.normal(size=(count, PARAMETERS))
         terms = np.prod(self.parameters[:, None] ** orders, axis=2)
-        self.pure = (terms @ weights + 0.5 * rng.normal(size=(count, COMPONENTS))) @ components
+        self.pure = (terms @ weights + rng.normal(size=(count, COMPONENTS)) * SCATTER) @ components
         self.noise = sigma * rng.uniform(0.5, 2.0, size=self.pure.shape)
         self.noisy = self.pure + EXCESS * self.noise * rng.normal(size=self.pure.shape)
         self.components = torch.from_numpy(components).float()
