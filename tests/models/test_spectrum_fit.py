@@ -60,7 +60,7 @@ def fit(training, learnt) -> SpectrumFit:
 
 
 def fitted(fit, stars, good=None):
-    """Parameters in units of the training spectra."""
+    """Parameters in units of the training spectra, and the information in them."""
     pixels, noise = (torch.from_numpy(array).float() for array in (stars.noisy, stars.noise))
     good = torch.ones_like(pixels) > 0 if good is None else good
     return fit(pixels, good / fit.variance(noise))
@@ -112,16 +112,22 @@ def test_planted_parameters_come_back_within_their_errors(fit, learnt, training,
     stars.noisy = np.where(good, stars.noisy, 1e6)  # whatever lies there
     true = truth(stars, training)
     weights = good / ((EXCESS * stars.noise) ** 2 + learnt.variance.double().numpy())
-    pull = (fitted(fit, stars, torch.from_numpy(good)).numpy() - true) / errors(learnt, training, true, weights)
+    found, information = (array.double().numpy() for array in fitted(fit, stars, torch.from_numpy(good)))
+    expected = errors(learnt, training, true, weights)
+    pull = (found - true) / expected
     assert np.abs(pull.mean(axis=0)).max() < 0.15
     np.testing.assert_allclose(pull.std(axis=0), 1.0, atol=0.12)
+    # what the fit itself says of its errors, at the parameters that it found
+    covariance = np.linalg.inv(information + np.linalg.inv(learnt.prior.double().numpy()))
+    said = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    np.testing.assert_allclose(np.median(said / expected, axis=0), 1.0, atol=0.02)
 
 
 def test_the_largest_posterior_density_is_found(fit, learnt, training):
     stars = Stars(6, 1.0, seed=5)
     components, polynomial = training.components.double().numpy(), Polynomial(PARAMETERS, CPU)
     weights, scatter, prior = (array.double().numpy() for array in (learnt.weights, learnt.scatter, learnt.prior))
-    found = fitted(fit, stars)
+    found = fitted(fit, stars)[0]
     for row, start in enumerate(truth(stars, training)):
         variance = (EXCESS * stars.noise[row]) ** 2 + learnt.variance.double().numpy()
         covariance = np.diag(variance) + components.T @ scatter @ components
@@ -136,16 +142,17 @@ def test_the_largest_posterior_density_is_found(fit, learnt, training):
 
 def test_a_spectrum_without_a_good_pixel_is_given_the_mean_of_the_training_set(fit, training):
     stars = Stars(3, 1.0, seed=6)
-    found = fitted(fit, stars, torch.tensor([[True], [False], [True]]).expand(3, PIXELS))
+    found, information = fitted(fit, stars, torch.tensor([[True], [False], [True]]).expand(3, PIXELS))
     assert found[1].tolist() == [0.0] * PARAMETERS
+    assert not information[1].any()
     assert found[[0, 2]].abs().min() > 0
 
 
 def test_a_spectrum_that_cannot_be_fitted_takes_no_other_with_it(fit):
     stars = Stars(5, 1.0, seed=7)
-    expected = fitted(fit, stars)
+    expected = fitted(fit, stars)[0]
     stars.noisy[2, 5] = np.nan
-    found = fitted(fit, stars)
+    found = fitted(fit, stars)[0]
     assert found[2].isnan().all()
     assert torch.equal(found[[0, 1, 3, 4]], expected[[0, 1, 3, 4]])
 
@@ -153,7 +160,7 @@ def test_a_spectrum_that_cannot_be_fitted_takes_no_other_with_it(fit):
 def test_parameters_stay_within_those_of_the_training_set(fit, learnt):
     stars = Stars(50, 0.1, seed=8)
     stars.noisy *= 30
-    found = fitted(fit, stars)
+    found = fitted(fit, stars)[0]
     assert ((found >= learnt.limits[0]) & (found <= learnt.limits[1])).all()
     assert ((found == learnt.limits[0]) | (found == learnt.limits[1])).any()
 
@@ -179,7 +186,7 @@ def test_a_parameter_that_follows_from_another_is_refused():
     with pytest.raises(ValueError, match="must be independent"):
         stars.learn()
     stars.parameters[:, 1] += 0.05 * np.random.default_rng(0).normal(size=100)
-    assert torch.isfinite(fitted(SpectrumFit(stars.learn(), stars.components), stars)).all()
+    assert torch.isfinite(fitted(SpectrumFit(stars.learn(), stars.components), stars)[0]).all()
 
 
 @pytest.fixture(scope="module")
