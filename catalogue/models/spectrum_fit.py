@@ -153,6 +153,7 @@ class SpectrumFit:
         self._polynomial = Polynomial(model.n_parameters, device)
         self._weights = model.weights.double()
         self._scatter = torch.linalg.inv(model.scatter.double().cpu()).to(device)
+        self._weighted_scatter = self._weights @ self._scatter
         self._prior = torch.linalg.inv(model.prior.double().cpu()).to(device)
         self._low, self._high = model.limits.double()
 
@@ -177,29 +178,28 @@ class SpectrumFit:
         """
         information = self._information(weights).double()[:, self._place]
         seen = self._project(pixels * weights).double()
-        # without the check: a row that fails becomes NaN and takes no other row with it
+        # the scatter marginalised, of all terms of the polynomial at once: an iteration then needs no component;
+        # without the check a row that fails becomes NaN and takes no other row with it
         factor, _ = torch.linalg.cholesky_ex(information + self._scatter)
+        both = torch.cat([information @ self._weights.T, seen[:, :, None]], dim=2)
+        reduced = self._weighted_scatter @ torch.cholesky_solve(both, factor)
         found = torch.zeros(len(pixels), self._model.n_parameters, dtype=torch.float64, device=pixels.device)
         known = torch.zeros_like(self._prior)
         for _ in range(_ITERATIONS):
-            found, known = self._step(found, information, factor, seen)
+            found, known = self._step(found, reduced[:, :, :-1], reduced[:, :, -1])
         return found.float(), known.float()
 
-    def _step(self, found: Tensor, information: Tensor, factor: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """One Gauss-Newton iteration, the scatter of the components marginalised; and the information at its start."""
+    def _step(self, found: Tensor, information: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """One Gauss-Newton iteration, and the information on the parameters at its start."""
         terms, slopes = self._polynomial(found)
-        slope = slopes @ self._weights
-        left = seen - (information @ (terms @ self._weights)[:, :, None])[:, :, 0]
-        right = torch.cat([information @ slope.transpose(1, 2), left[:, :, None]], dim=2)
-        right = right - information @ torch.cholesky_solve(right, factor)
-        product = slope @ right
-        n = found.shape[1]
-        gradient = product[:, :, n:] - (found @ self._prior)[:, :, None]
-        curvature, _ = torch.linalg.cholesky_ex(product[:, :, :n] + self._prior)
-        step = torch.cholesky_solve(gradient, curvature)[:, :, 0]
+        left = seen - (information @ terms[:, :, None])[:, :, 0]
+        gradient = (slopes @ left[:, :, None])[:, :, 0] - found @ self._prior
+        known = slopes @ information @ slopes.transpose(1, 2)
+        curvature, _ = torch.linalg.cholesky_ex(known + self._prior)
+        step = torch.cholesky_solve(gradient[:, :, None], curvature)[:, :, 0]
         longest = step.abs().amax(dim=1, keepdim=True)
         step = step * (_LONGEST_STEP / longest.clamp(min=_LONGEST_STEP))
-        return torch.minimum(torch.maximum(found + step, self._low), self._high), product[:, :, :n]
+        return torch.minimum(torch.maximum(found + step, self._low), self._high), known
 
 
 def fit_spectrum_model(
