@@ -9,6 +9,7 @@ import torch
 
 from catalogue.models.base import LabelScale, SpectraBatch
 from catalogue.models.bundle import Bundle, Description
+from catalogue.models.label_mixture import fit_mixture
 from catalogue.models.spt import SpectralTransformer
 from catalogue.spectra.primitives import PixelGrid
 
@@ -70,7 +71,7 @@ def tiny_spt_bundle(directory: Path, seed: int = 0, fits: bool = False, **archit
     """A small SPT bundle with random weights on the LAMOST grid, written to ``directory``.
 
     Ages come out near 5 Gyr and masses near 1.2 solar masses. With ``fits`` the network knows parameters that are
-    found by fitting every spectrum.
+    found by fitting every spectrum; a ``mixture_share`` then has a mixture.
     """
     if fits:
         noisy, pure = (giant_spectra(60, seed=99, noiseless=noiseless) for noiseless in (False, True))
@@ -99,4 +100,8 @@ def tiny_spt_bundle(directory: Path, seed: int = 0, fits: bool = False, **archit
         licence="BSD-3-Clause",
     )
     scale = LabelScale(True, (0.7, 0.08), (0.3, 0.1))
-    return SpectralTransformer.to_bundle(directory, description, inputs, network, scale)
+    arrays = {}
+    if sizes.get("mixture_share"):
+        stars = np.random.default_rng(seed).normal(size=(200, 2))
+        arrays = fit_mixture(stars, stars @ np.array([[0.8, -0.5], [0.3, 0.4]])).arrays()
+    return SpectralTransformer.to_bundle(directory, description, inputs, network, scale, arrays)

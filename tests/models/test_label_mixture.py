@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from catalogue.models import BundleError, InferenceSettings
 from catalogue.models.label_mixture import LabelMixture, MixturePosterior, fit_mixture
+from catalogue.models.spt import SpectralTransformer
 from catalogue.pipeline.verification.plain_fit import PlainFit
+from tests.factories.bundles import giant_spectra, tiny_spt_bundle
 
 SCALE = (0.2, 0.08)
 
@@ -91,3 +96,23 @@ def test_stars_without_a_parameter_or_too_few_are_refused():
     parameters[3, 0] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         fit_mixture(parameters, labels)
+
+
+def test_a_bundle_with_a_share_answers_between_its_network_and_the_mixture(tmp_path):
+    spectra, settings = giant_spectra(6, seed=5), InferenceSettings(8, 1, "cpu", 1)
+    found = {}
+    for share in (0.0, 0.4, 0.8):
+        bundle = tiny_spt_bundle(tmp_path / str(share), fits=True, mixture_share=share)
+        assert ("mixture.weights" in bundle.weights) == (share > 0)
+        found[share] = SpectralTransformer(bundle).predict(spectra, settings)["log_age"]
+    assert np.abs(found[0.8] - found[0.0]).max() > 0.1
+    np.testing.assert_allclose(found[0.4], (found[0.0] + found[0.8]) / 2, atol=1e-5)
+
+
+def test_a_share_without_a_mixture_or_without_a_fit_is_no_bundle(tmp_path):
+    bundle = tiny_spt_bundle(tmp_path / "whole", fits=True, mixture_share=0.4)
+    weights = {name: values for name, values in bundle.weights.items() if name != "mixture.means"}
+    with pytest.raises(BundleError, match=r"mixture\.means"):
+        SpectralTransformer(dataclasses.replace(bundle, weights=weights))
+    with pytest.raises(BundleError, match="mixture_share needs parameters that are estimated by a fit"):
+        SpectralTransformer(tiny_spt_bundle(tmp_path / "without", mixture_share=0.4))
