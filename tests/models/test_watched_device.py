@@ -39,6 +39,10 @@ def shipped(request):
     return load_model(find_bundle(request.param, Path.cwd())), batch_for(request.param, 70)
 
 
+LARGEST_SHARE_IN_DOUBLE = {"spt": 0.4}
+"""Of what is computed with two passes. SPT's fit for parameters solves systems of 128 unknowns, and needs it."""
+
+
 def test_shipped_models_compute_on_the_device_alone_and_let_the_host_wait_for_nothing(shipped, monkeypatch):
     model, batch = shipped
     expected = model.predict(batch, InferenceSettings(passes=2, device="cpu"))
@@ -48,7 +52,8 @@ def test_shipped_models_compute_on_the_device_alone_and_let_the_host_wait_for_no
     assert device.waits == []
     computed = sum(device.counts.values())
     assert computed > 64 * 2000  # the pixels of a granule, at least
-    assert device.counts[torch.float64] < 0.05 * computed  # which many a GPU computes 64 times as slowly
+    # which many a GPU computes 64 times as slowly
+    assert device.counts[torch.float64] < LARGEST_SHARE_IN_DOUBLE.get(model.kind, 0.05) * computed
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=2e-3, atol=1e-4, err_msg=name)
 

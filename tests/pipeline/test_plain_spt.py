@@ -39,7 +39,8 @@ def test_the_second_program_agrees_with_the_first(tmp_path, kind):
         found = plain.predict(spectra.flux[row], spectra.ivar[row], spectra.mask[row], columns)
         assert {"age", "mass", "novelty"} < found.keys()
         for name, value in found.items():
-            assert value == pytest.approx(float(np.asarray(fast[name])[row]), rel=1e-4), name
+            near_zero = 1e-5 if name == "log_age" else None  # at 1 Gyr
+            assert value == pytest.approx(float(np.asarray(fast[name])[row]), rel=1e-4, abs=near_zero), name
 
 
 @pytest.fixture(scope="module")
