@@ -29,6 +29,9 @@ TOLERANCE = 1e-4
 """Largest relative difference of a prediction in single and one in double precision that is believed to be rounding.
 Measured on real spectra: 1e-5. Everything else is compared exactly; text files hold the digits that they hold."""
 
+SMALLEST = 0.1
+"""Values nearer to zero, as a log_age of 1 Gyr or a correlation, are compared relative to this."""
+
 
 class PlainProgram(Protocol):
     """A model written a second time, plainly."""
@@ -172,7 +175,7 @@ def check_predictions(run: Run, model: AppliedModel, sample: Sample, stage: Stag
             wanted, found = expected.get(name, math.nan), stored[name]
             if math.isnan(wanted) and math.isnan(found):
                 continue
-            off = abs(wanted - found) / max(abs(wanted), 1e-3)
+            off = abs(wanted - found) / max(abs(wanted), SMALLEST)
             largest = max(largest, off)
             if not off <= TOLERANCE:
                 reason = f"{name}: expected {wanted:.7g}, found {found:.7g}"
