@@ -196,9 +196,7 @@ class ComponentInputs(NetworkInputs):
         chosen = ComponentSettings.model_validate(settings)
         names = [name for name in _TENSORS if name != "parameter_weights" or chosen.regresses]
         tensors = {name: torch.tensor(arrays[f"inputs.{name}"]) for name in names}
-        fit = None
-        if chosen.fits:
-            fit = SpectrumModel(*(torch.tensor(arrays[f"inputs.fit.{f.name}"]) for f in fields(SpectrumModel)))
+        fit = SpectrumModel.from_arrays(arrays) if chosen.fits else None
         return cls(chosen, LearntArrays(**tensors, fit=fit), device)
 
     def prepare(self, spectra: SpectraBatch) -> PreparedSpectra:
@@ -238,8 +236,7 @@ class ComponentInputs(NetworkInputs):
     def features(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
         """Network input of pixels that are 0 where bad: :meth:`assemble` of their :meth:`coefficients`."""
         coefficients = self.coefficients(pixels, good, noise)
-        fitted = self.fitted(coefficients, pixels, good, noise)
-        return self.assemble(coefficients, good, noise, None if fitted is None else fitted[0])
+        return self.assemble(coefficients, good, noise, self.fitted(coefficients, pixels, good, noise))
 
     def coefficients(self, pixels: Tensor, good: Tensor, noise: Tensor) -> Tensor:
         """Scaled coefficients, shape (rows, components), of pixels that are 0 where bad."""
@@ -264,13 +261,18 @@ class ComponentInputs(NetworkInputs):
             return None
         return self._fit(pixels, self._weights(self._fit, coefficients, pixels, good, noise))
 
-    def assemble(self, coefficients: Tensor, good: Tensor, noise: Tensor, fitted: Tensor | None) -> Tensor:
-        """Leading coefficients, noise in bands in dex of its usual value, and estimated parameters, side by side."""
+    def assemble(
+        self, coefficients: Tensor, good: Tensor, noise: Tensor, fitted: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Leading coefficients, noise in bands in dex of its usual value, and estimated parameters, side by side.
+
+        ``fitted`` is what :meth:`fitted` gave.
+        """
         parts = [coefficients[:, : self._passed_on]]
         if self._settings.noise_bands:
             parts.append(band_noise(noise, good, self._settings.noise_bands))
         if fitted is not None:
-            parts.append(fitted)
+            parts.append(fitted[0])
         elif self._settings.parameters:
             parts.append(self._estimate(terms(coefficients, parts[1], self._settings.curved)))
         return torch.cat(parts, dim=1)

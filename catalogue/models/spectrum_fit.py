@@ -10,6 +10,7 @@ the pixels and what they leave open marginalised.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -90,6 +91,11 @@ class SpectrumModel:
         """Parameters (rows, parameters) in the units of the fit."""
         mean, spread = self.standard.double()
         return (parameters.double() - mean) / spread
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> SpectrumModel:
+        """The model of a bundle's arrays ``inputs.fit.<name>``; KeyError if one is missing."""
+        return cls(*(torch.tensor(arrays[f"inputs.fit.{field.name}"]) for field in fields(cls)))
 
     def to(self, device: torch.device) -> SpectrumModel:
         """The same model in float32 on a device."""

@@ -40,6 +40,7 @@ from catalogue.models.label_mixture import LabelMixture, MixturePosterior, fit_m
 from catalogue.models.moments import correlation, mean_and_covariance, mixture_percentiles
 from catalogue.models.packing import Places, Rows
 from catalogue.models.preprocessing import GridSettings, redshift
+from catalogue.models.spectrum_fit import SpectrumModel
 from catalogue.models.transfer import compute_granules, is_apart
 from catalogue.spectra.primitives import PixelGrid
 
@@ -215,10 +216,8 @@ class SpectralTransformer(Model, Trainable):
     def _read_mixture(self, bundle: Bundle) -> LabelMixture | None:
         if not self.architecture.mixture_share:
             return None
-        fit = self._cpu_inputs.learnt.fit
-        if fit is None:
-            raise ValueError("mixture_share needs parameters that are estimated by a fit (preprocessing.estimator)")
-        return LabelMixture.from_arrays(dict(bundle.weights), fit.n_parameters, N_LABELS)
+        n_parameters = len(_fitted_parameters(bundle))
+        return LabelMixture.from_arrays(dict(bundle.weights), n_parameters, N_LABELS)
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -294,10 +293,7 @@ class SpectralTransformer(Model, Trainable):
     ) -> dict[str, NDArray[np.generic]]:
         if not architecture.get("mixture_share"):
             return {}
-        inputs = ComponentInputs.from_arrays(bundle.description.preprocessing, dict(bundle.weights))
-        fit, names = inputs.learnt.fit, inputs.settings()["parameters"]
-        if fit is None:
-            raise ValueError("mixture_share needs parameters that are estimated by a fit (preprocessing.estimator)")
+        names, fit = _fitted_parameters(bundle), SpectrumModel.from_arrays(bundle.weights)
         # a star counts once, however often it was observed
         _, once = np.unique(training.star, return_index=True)
         true = torch.from_numpy(np.stack([training.parameters[name][once] for name in names], axis=1))
@@ -335,6 +331,14 @@ class SpectralTransformer(Model, Trainable):
         for key in ("output.weight", "output.bias"):
             state[key] = state[key][: sizes.n_published]
         return save_bundle(path, complete, {**state, **inputs.arrays(), **(arrays or {})})
+
+
+def _fitted_parameters(bundle: Bundle) -> tuple[str, ...]:
+    """Names of the parameters that a mixture is asked with."""
+    settings = ComponentSettings.model_validate(bundle.description.preprocessing)
+    if not settings.fits:
+        raise ValueError("mixture_share needs parameters that are estimated by a fit (preprocessing.estimator)")
+    return settings.parameters
 
 
 def data_covariance(raw: Tensor, kind: str) -> Tensor | None:
@@ -383,8 +387,7 @@ class _Engine:
             coefficients = self.inputs.coefficients(prepared.pixels, prepared.good, prepared.noise)
             novelty = self.inputs.novelty(prepared, coefficients)
             fitted = self.inputs.fitted(coefficients, prepared.pixels, prepared.good, prepared.noise)
-            estimates = None if fitted is None else fitted[0]
-            features = self.inputs.assemble(coefficients, prepared.good, prepared.noise, estimates)
+            features = self.inputs.assemble(coefficients, prepared.good, prepared.noise, fitted)
             raw = self.passes(features).double()
             if self.mixture is not None and fitted is not None:
                 # the spread of the passes, of half the size then, and the data part are calibrated afterwards
