@@ -267,9 +267,7 @@ class AstroNNBayesian(Model, Trainable):
         return label_loss(torch.cat([mean, log_variance], dim=1), targets["mean"], error)
 
     @classmethod
-    def complete(
-        cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra, held_out: LabelledSpectra
-    ) -> Completion:
+    def calibrate(cls, architecture: Mapping[str, Any], bundle: Bundle, held_out: LabelledSpectra) -> Completion:
         """Corrections of the age, fitted on the held-out stars: the published ones are of the training stars."""
         found = cls(bundle).predict(held_out.spectra, InferenceSettings(device="cpu"))["age"].astype(np.float64)
         known = np.isfinite(found)

@@ -422,19 +422,30 @@ class Trainable(ABC):
         """
 
     @classmethod
-    @abstractmethod
-    def complete(
-        cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra, held_out: LabelledSpectra
-    ) -> Completion:
-        """What the finished network still needs: a calibration on stars it has not seen, a forest on those it has.
+    def complete(cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra) -> Completion:
+        """What is still to be learnt from the stars that the network has seen, as a forest; by default nothing.
 
         Parameters
         ----------
         architecture : mapping
         bundle : Bundle
             With the fitted network and without this.
-        training, held_out : LabelledSpectra
+        training : LabelledSpectra
         """
+        return Completion()
+
+    @classmethod
+    def calibrate(cls, architecture: Mapping[str, Any], bundle: Bundle, held_out: LabelledSpectra) -> Completion:
+        """What is to be learnt from stars that it has not seen, as factors on its errors; by default nothing.
+
+        Parameters
+        ----------
+        architecture : mapping
+        bundle : Bundle
+            With what :meth:`complete` adds.
+        held_out : LabelledSpectra
+        """
+        return Completion()
 
     @classmethod
     @abstractmethod
@@ -454,11 +465,11 @@ class Trainable(ABC):
         path : Path
             Directory of the bundle.
         description : Description
-            As far as training knows it; ``architecture`` as given to :meth:`network`, and what :meth:`complete`
-            adds. The model fills in ``preprocessing``, ``labels`` and the label scale.
+            As far as training knows it; ``architecture`` as given to :meth:`network`, and what :meth:`complete` and
+            :meth:`calibrate` add. The model fills in ``preprocessing``, ``labels`` and the label scale.
         inputs : NetworkInputs
         network : Module
         label_scale : LabelScale
         arrays : mapping, optional
-            What :meth:`complete` adds.
+            What :meth:`complete` and :meth:`calibrate` add.
         """

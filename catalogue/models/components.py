@@ -52,6 +52,8 @@ class ComponentSettings(PreprocessingSettings):
     estimator : "regression" or "fit"
         How: by a regression on the components (:mod:`catalogue.models.parameters`), or by fitting every spectrum
         (:mod:`catalogue.models.spectrum_fit`), which takes longer and errs less.
+    parameter_errors : bool
+        Whether the network is told how well the fit knows each parameter.
     curved : int
         Leading components of which the regression knows the products.
     passed_on : int or None
@@ -65,6 +67,7 @@ class ComponentSettings(PreprocessingSettings):
     noise_bands: int = Field(default=0, ge=0)
     parameters: tuple[str, ...] = ()
     estimator: Literal["regression", "fit"] = "regression"
+    parameter_errors: bool = False
     curved: int = Field(default=25, ge=0)
     passed_on: int | None = Field(default=None, ge=0)
 
@@ -78,6 +81,8 @@ class ComponentSettings(PreprocessingSettings):
             raise ValueError("a network needs an input: passed_on is 0 and there are no parameters")
         if self.parameters and not self.noise_bands:
             raise ValueError("the estimate of parameters needs noise_bands, found 0")
+        if self.parameter_errors and not self.fits:
+            raise ValueError("parameter_errors are those of a fit for parameters (estimator: fit)")
         return self
 
     @property
@@ -164,8 +169,9 @@ class ComponentInputs(NetworkInputs):
 
     @property
     def n_features(self) -> int:
-        """Number of components passed on, noise bands and parameters."""
-        return self._passed_on + self._settings.noise_bands + len(self._settings.parameters)
+        """Number of components passed on, noise bands, parameters and their errors."""
+        settings = self._settings
+        return self._passed_on + settings.noise_bands + len(settings.parameters) * (1 + settings.parameter_errors)
 
     def on(self, device: torch.device) -> ComponentInputs:
         """The same inputs on a device."""
@@ -266,6 +272,7 @@ class ComponentInputs(NetworkInputs):
     ) -> Tensor:
         """Leading coefficients, noise in bands in dex of its usual value, and estimated parameters, side by side.
 
+        After them, if the settings say so, the natural logarithms of the parameters' errors, in units of their spread.
         ``fitted`` is what :meth:`fitted` gave.
         """
         parts = [coefficients[:, : self._passed_on]]
@@ -273,6 +280,8 @@ class ComponentInputs(NetworkInputs):
             parts.append(band_noise(noise, good, self._settings.noise_bands))
         if fitted is not None:
             parts.append(fitted[0])
+            if self._settings.parameter_errors and self._fit is not None:
+                parts.append(self._fit.errors(fitted[1]).log())
         elif self._settings.parameters:
             parts.append(self._estimate(terms(coefficients, parts[1], self._settings.curved)))
         return torch.cat(parts, dim=1)

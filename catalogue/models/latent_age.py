@@ -188,9 +188,7 @@ class LatentAge(Model, Trainable):
         return latent_loss(power, target, weights, mean, log_variance, sizes.kl_weight, sizes.reduction)
 
     @classmethod
-    def complete(
-        cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra, held_out: LabelledSpectra
-    ) -> Completion:
+    def complete(cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra) -> Completion:
         """Train the forest on the first spectrum of every training star that has an age; see :class:`AgeForest`."""
         model = cls(bundle)
         _, first = np.unique(training.star, return_index=True)

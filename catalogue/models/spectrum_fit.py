@@ -195,6 +195,13 @@ class SpectrumFit:
             found, known = self._step(found, reduced[:, :, :-1], reduced[:, :, -1])
         return found.float(), known.float()
 
+    def errors(self, information: Tensor) -> Tensor:
+        """Standard errors of the parameters (rows, parameters), by the information of a spectrum and the prior."""
+        curvature, _ = torch.linalg.cholesky_ex(information.double() + self._prior)
+        one = torch.eye(len(self._prior), dtype=torch.float64, device=information.device)
+        # the inverse of the factor has no negative sum of squares, whatever the rounding
+        return torch.linalg.solve_triangular(curvature, one, upper=False).square().sum(dim=1).sqrt().float()
+
     def _step(self, found: Tensor, information: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """One Gauss-Newton iteration, and the information on the parameters at its start."""
         terms, slopes = self._polynomial(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -187,7 +187,7 @@ class SpectralTransformer(Model, Trainable):
     """Age and mass of giants from low-resolution spectra, with MC-dropout and data errors."""
 
     kind: ClassVar[str] = "spt"
-    inference_version: ClassVar[int] = 3
+    inference_version: ClassVar[int] = 4
     inputs: ClassVar[tuple[str, ...]] = ("z", "file_z")
     novelty_limit: ClassVar[float | None] = 1.0
     learns_parameters: ClassVar[bool] = True
@@ -268,38 +268,32 @@ class SpectralTransformer(Model, Trainable):
         return LabelDistribution(raw[..., :N_LABELS], data_covariance(raw, sizes.covariance), parameters)
 
     @classmethod
-    def complete(
-        cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra, held_out: LabelledSpectra
-    ) -> Completion:
-        """The mixture, if there is one, and factors on the errors from held-out labels.
+    def calibrate(cls, architecture: Mapping[str, Any], bundle: Bundle, held_out: LabelledSpectra) -> Completion:
+        """Factors on the errors: 68.3 % of the labels then lie within their 16 to 84 % interval.
 
-        68.3 % of these then lie within their 16 to 84 % interval. Model and data part take the same factor, so that
-        their ratio stays what the network says.
+        Model and data part take the same factor, so that their ratio stays what the network says.
         """
-        arrays = cls._fit_mixture(architecture, bundle, training)
-        model = cls(replace(bundle, weights={**bundle.weights, **arrays}))
-        predictions = model.predict(held_out.spectra, InferenceSettings(device="cpu"))
+        predictions = cls(bundle).predict(held_out.spectra, InferenceSettings(device="cpu"))
         factors = []
         for index, name in enumerate(("age", "mass")):
             low, middle, high = (np.log(predictions[f"{name}_p{level}"].astype(np.float64)) for level in (16, 50, 84))
             offset = np.log(held_out.labels[:, index]) - middle
             side = np.where(offset > 0, high - middle, middle - low)
             factors.append(round(float(np.nanquantile(np.abs(offset) / side, 0.683)), 4))
-        return Completion({"calibration": {"model": factors, "data": factors}}, arrays)
+        return Completion({"calibration": {"model": factors, "data": factors}})
 
     @classmethod
-    def _fit_mixture(
-        cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra
-    ) -> dict[str, NDArray[np.generic]]:
+    def complete(cls, architecture: Mapping[str, Any], bundle: Bundle, training: LabelledSpectra) -> Completion:
+        """The mixture, if there is one."""
         if not architecture.get("mixture_share"):
-            return {}
+            return Completion()
         names, fit = _fitted_parameters(bundle), SpectrumModel.from_arrays(bundle.weights)
         # a star counts once, however often it was observed
         _, once = np.unique(training.star, return_index=True)
         true = torch.from_numpy(np.stack([training.parameters[name][once] for name in names], axis=1))
         scale = bundle.description.architecture["label_scale"]
         labels = (np.log10(training.labels[once]) - np.array(scale["offset"])) / np.array(scale["scale"])
-        return fit_mixture(fit.standardised(true).numpy(), labels).arrays()
+        return Completion(arrays=fit_mixture(fit.standardised(true).numpy(), labels).arrays())
 
     @classmethod
     def to_bundle(

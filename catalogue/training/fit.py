@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from catalogue.models.base import LabelDistribution, NetworkInputs, PreparedSpectra, Trainable
 from catalogue.models.device import choose_device
 from catalogue.models.transfer import full_precision
-from catalogue.training.losses import LossName, auxiliary_loss, distribution_loss, fractional, point_loss
+from catalogue.training.losses import FRACTIONAL, LossName, auxiliary_loss, distribution_loss, fractional, point_loss
 
 Progress = Callable[[int, int, float], None]
-"""Called after every epoch with (epoch, epochs, validation loss)."""
+"""Called after every epoch with (epoch, epochs, loss): of the validation rows, or without them of the training."""
 
 
 class CheckpointError(ValueError):
@@ -35,7 +35,8 @@ class FitSettings(BaseModel):
 
     Attributes
     ----------
-    loss : "mahalanobis", "mahalanobis_squared", "mahalanobis_fractional" or "mse"
+    loss : str
+        One of :data:`~catalogue.training.losses.LossName`.
     head_weight : float
         Weight of the data head's likelihood. Its gradient does not reach the predicted means.
     auxiliary_weight : float
@@ -104,7 +105,6 @@ class _Data:
     prepared: PreparedSpectra
     targets: dict[str, Tensor]
     spread: Tensor
-    scatter: Tensor
 
 
 def fit(
@@ -114,14 +114,14 @@ def fit(
     prepared: PreparedSpectra,
     targets: Targets,
     train_rows: NDArray[np.integer],
-    validation_rows: NDArray[np.integer],
+    validation_rows: NDArray[np.integer] | None,
     settings: FitSettings,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     redrawn: Tensor | None = None,
     features: Tensor | None = None,
 ) -> FitResult:
-    """Fit a network with early stopping on the validation rows.
+    """Fit a network with early stopping on the validation rows, or for all epochs where there are none.
 
     Parameters
     ----------
@@ -129,7 +129,8 @@ def fit(
     architecture : mapping
     inputs, prepared, targets
         Rows of ``prepared`` and ``targets`` correspond.
-    train_rows, validation_rows : ndarray of int
+    train_rows : ndarray of int
+    validation_rows : ndarray of int or None
     settings : FitSettings
     progress : callable, optional
     checkpoint : Path, optional
@@ -167,15 +168,16 @@ def fit(
         learnt_from = _digest(inputs, prepared, targets, architecture, train_rows, validation_rows, redrawn)
         state = _Checkpoint(checkpoint, loop, learnt_from)
         state.load()
-    held_out = torch.from_numpy(np.asarray(validation_rows)).to(device)
+    held_out = None if validation_rows is None else torch.from_numpy(np.asarray(validation_rows)).to(device)
     for epoch in range(loop.epoch, settings.epochs):
         with full_precision():
-            training, validation = loop.train_epoch(train, epoch), loop.validate(held_out)
+            training = loop.train_epoch(train, epoch)
+            validation = None if held_out is None else loop.validate(held_out)
         loop.record(epoch, training, validation)
         if state:
             state.save()
         if progress:
-            progress(epoch + 1, settings.epochs, validation)
+            progress(epoch + 1, settings.epochs, training if validation is None else validation)
         if epoch - loop.best_epoch >= settings.patience:
             break
     loop.network.load_state_dict(loop.best)
@@ -196,7 +198,7 @@ def _to(prepared: PreparedSpectra, targets: Targets, device: torch.device) -> _D
     arrays = {"mean": targets.mean, "covariance": targets.covariance, **targets.others}
     tensors = {name: torch.tensor(array, dtype=torch.float32).to(device) for name, array in arrays.items()}
     spread = torch.tensor(targets.spread, dtype=torch.float32, device=device)
-    return _Data(moved, tensors, spread, torch.cov(tensors["mean"].T))
+    return _Data(moved, tensors, spread)
 
 
 class _Loop:
@@ -222,6 +224,7 @@ class _Loop:
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
+        self.scatter = torch.cov(data.targets["mean"][train].T)
         self.features = self._features() if features is None else features.to(train.device)
         self.redrawn: Tensor | None = None
         self.epoch, self.step, self.steps = 0, 0, 1
@@ -277,8 +280,8 @@ class _Loop:
         predicted = self.trainable.loss_outputs(self.architecture, raw)
         error = predicted.mean - targets["mean"]
         # the labels' own scatter is 1 by construction; their errors add to it star by star
-        scatter = self.data.scatter + targets["covariance"]
-        compared = fractional(error, self.data.spread) if self.settings.loss == "mahalanobis_fractional" else error
+        scatter = self.scatter + targets["covariance"]
+        compared = fractional(error, self.data.spread) if self.settings.loss in FRACTIONAL else error
         loss = point_loss(compared, scatter, self.settings.loss)
         if predicted.auxiliary is not None and "auxiliary" in targets:
             loss = loss + self.settings.auxiliary_weight * auxiliary_loss(predicted.auxiliary, targets["auxiliary"])
@@ -304,11 +307,13 @@ class _Loop:
         self.network.load_state_dict(current)
         return total / len(rows)
 
-    def record(self, epoch: int, training: float, validation: float) -> None:
+    def record(self, epoch: int, training: float, validation: float | None) -> None:
         self.epoch = epoch + 1
-        self.history.append({"epoch": epoch, "training": training, "validation": validation})
-        if validation < self.best_loss:
-            self.best_loss, self.best_epoch = validation, epoch
+        self.history.append({"epoch": epoch, "training": training})
+        if validation is not None:
+            self.history[-1]["validation"] = validation
+        if validation is None or validation < self.best_loss:
+            self.best_loss, self.best_epoch = math.inf if validation is None else validation, epoch
             self.best = {key: value.clone() for key, value in self.average.items()}
 
 
@@ -337,12 +342,13 @@ def _digest(
     targets: Targets,
     architecture: Mapping[str, Any],
     train_rows: NDArray[np.integer],
-    validation_rows: NDArray[np.integer],
+    validation_rows: NDArray[np.integer] | None,
     redrawn: Tensor | None,
 ) -> str:
     """SHA-256 of what a fit learns from, so that none goes on with anything else."""
     digest = hashlib.sha256(json.dumps([inputs.settings(), dict(architecture)], sort_keys=True, default=str).encode())
-    arrays = [*inputs.arrays().values(), targets.mean, targets.covariance, targets.spread, train_rows, validation_rows]
+    held_out = np.zeros(0, np.int64) if validation_rows is None else validation_rows
+    arrays = [*inputs.arrays().values(), targets.mean, targets.covariance, targets.spread, train_rows, held_out]
     arrays += [targets.others[name] for name in sorted(targets.others)]
     arrays += [tensor.cpu().numpy() for tensor in (prepared.pixels, redrawn) if tensor is not None]
     for array in arrays:

@@ -4,6 +4,9 @@ Mahalanobis distance of the predicted from the true pair, in the network's label
 :math:`d^2 = e^\top \Sigma^{-1} e`. The paper (Zhang et al. 2024) does not say which of two variants it uses, the
 distance or its square, nor what :math:`\Sigma` is; here both are there, and :math:`\Sigma` is the covariance of the
 training labels' scatter plus each star's label covariance, or, with a data head, what the network predicts.
+
+Beside them ``absolute_fractional``, the sum of the sizes of both relative errors: the mean absolute percentage error
+that the paper reports, each label in units of its spread.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ from torch import Tensor
 
 from catalogue.models.base import LabelDistribution
 
-LossName = Literal["mahalanobis", "mahalanobis_squared", "mahalanobis_fractional", "mse"]
+LossName = Literal["mahalanobis", "mahalanobis_squared", "mahalanobis_fractional", "absolute_fractional", "mse"]
+
+FRACTIONAL: tuple[LossName, ...] = ("mahalanobis_fractional", "absolute_fractional")
+"""Losses of relative errors, see :func:`fractional`."""
 
 
 def squared_distance(error: Tensor, covariance: Tensor) -> Tensor:
@@ -47,13 +53,15 @@ def point_loss(error: Tensor, covariance: Tensor, name: LossName) -> Tensor:
     Parameters
     ----------
     error : Tensor, shape (rows, 2)
-        In units of the labels' spread; for ``mahalanobis_fractional`` of :func:`fractional`.
+        In units of the labels' spread; for those of :data:`FRACTIONAL` what :func:`fractional` makes of them.
     covariance : Tensor, shape (rows, 2, 2)
-        Fixed, not predicted; ignored by ``mse``.
+        Fixed, not predicted; ignored by ``mse`` and ``absolute_fractional``.
     name : str
     """
     if name == "mse":
         return error.square().sum(dim=1).mean()
+    if name == "absolute_fractional":
+        return error.abs().sum(dim=1).mean()
     squared = squared_distance(error, covariance)
     return squared.mean() if name == "mahalanobis_squared" else torch.sqrt(squared + 1e-6).mean()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from catalogue.config import ConfigurationError
 from catalogue.models import load_model, model_class
 from catalogue.models.base import (
+    Completion,
     InferenceSettings,
     LabelledSpectra,
     LabelScale,
@@ -81,6 +83,9 @@ class TrainingConfiguration(BaseModel):
         The same for the companions.
     held_out : float
         Fraction of the stars that stop the training, and again of those, others, that calibrate the errors.
+    relearn : bool
+        Whether the network is trained once more, now on all stars and as long as the first time, after stars held out
+        have told when to stop and how large the errors are. What a bundle says of unseen stars is of the first.
     require_states : tuple of str
         Evolutionary states of which there must be stars, as ``[RGB, RC]``.
     passes, seed : int
@@ -107,6 +112,7 @@ class TrainingConfiguration(BaseModel):
     draws: int = Field(default=12, ge=1)
     companion_draws: int = Field(default=4, ge=0)
     held_out: float = Field(default=0.06, gt=0, lt=0.4)
+    relearn: bool = False
     require_states: tuple[str, ...] = ()
     passes: int = Field(default=100, ge=2)
     seed: int = 0
@@ -165,9 +171,7 @@ def train(configuration: TrainingConfiguration, directory: Path, progress: Progr
     checkpoint = directory.with_name(directory.name + ".training")
     observed = observe_once(configuration, data)
     train_on(configuration, data, np.arange(len(data)), directory, progress, checkpoint, observed)
-    for path in checkpoint.glob("*"):
-        path.unlink()
-    checkpoint.rmdir()
+    shutil.rmtree(checkpoint)
     return directory
 
 
@@ -265,7 +269,7 @@ def train_on(
     began = time.perf_counter()
     model = _trainable(configuration)
     learn, stop, calibrate = stars_apart(configuration, data, rows)
-    used = np.sort(np.concatenate([learn, stop]))
+    used = np.sort(rows if configuration.relearn else np.concatenate([learn, stop]))
     if observed is None:
         inputs = _fit_inputs(configuration, data, learn)
         seen = observe(inputs, data, used, configuration.draws, configuration.seed)
@@ -273,32 +277,88 @@ def train_on(
         inputs, seen = observed.inputs, observed.take(used)
     with _told_of(configuration, len(learn)):
         scale = model.fit_labels(data.labels.physical()[learn])
-    targets = _targets(configuration, data, used, learn, scale)
-    learn_rows, stop_rows = (np.flatnonzero(np.isin(used, part) & seen.usable) for part in (learn, stop))
-    if not len(learn_rows) or not len(stop_rows):
-        raise LabelError(
-            f"of {len(used)} spectra {seen.usable.sum()} are usable in all observations: none is left to learn from"
-        )
-    architecture = dict(configuration.architecture)
-    if configuration.auxiliary:
-        architecture["auxiliary"] = len(configuration.auxiliary)
-    result = fit(
-        model, architecture, inputs, seen.prepared, targets, learn_rows, stop_rows, configuration.fit, progress,
-        checkpoint, seen.draws, seen.features,
-    )  # fmt: skip
-    description = _description(configuration, data, learn, model).model_copy(update={"architecture": architecture})
+    course = _Course(configuration, data, used, inputs, seen, scale, _targets(configuration, data, used, learn, scale))
+    result = course.fit(learn, stop, configuration.fit, progress, checkpoint and checkpoint / "some")
+    description = _description(configuration, data, learn, model)
+    description = description.model_copy(update={"architecture": course.architecture})
     with tempfile.TemporaryDirectory() as folder:
-        raw = model.to_bundle(Path(folder) / "raw", description, inputs, result.network, scale)
+        found = course.complete(Path(folder) / "raw", description, result, learn)
+        complete = course.bundle(Path(folder) / "complete", description, result, found)
         with _told_of(configuration, len(calibrate)):
-            found = model.complete(architecture, raw, _labelled(data, learn), _labelled(data, calibrate))
-        description = description.model_copy(update={"architecture": {**architecture, **found.architecture}})
-        complete = model.to_bundle(Path(folder) / "complete", description, inputs, result.network, scale, found.arrays)
-        unseen = _unseen(data, calibrate, predict_rows(complete.path, data.spectra.take(calibrate)))
-    metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
+            errors = model.calibrate(course.architecture, complete, _labelled(data, calibrate))
+        calibrated = course.bundle(Path(folder) / "calibrated", description, result, found, errors)
+        unseen = _unseen(data, calibrate, predict_rows(calibrated.path, data.spectra.take(calibrate)))
+        metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
+        if configuration.relearn:
+            as_long = configuration.fit.model_copy(update={"epochs": len(result.history)})
+            result = course.fit(used, None, as_long, progress, checkpoint and checkpoint / "all")
+            description = _description(configuration, data, used, model)
+            description = description.model_copy(update={"architecture": course.architecture})
+            found = course.complete(Path(folder) / "again", description, result, used)
     metrics |= {**unseen, "training_seconds": round(time.perf_counter() - began, 1)}
-    description = description.model_copy(update={"metrics": metrics})
-    bundle = model.to_bundle(directory, description, inputs, result.network, scale, found.arrays)
+    bundle = course.bundle(directory, description.model_copy(update={"metrics": metrics}), result, found, errors)
     return TrainedModel(bundle, result, time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """One training: what its fits have in common."""
+
+    configuration: TrainingConfiguration
+    data: TrainingSet
+    used: NDArray[np.integer]
+    inputs: NetworkInputs
+    seen: Observed
+    scale: LabelScale
+    targets: Targets
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        auxiliary = {"auxiliary": len(self.configuration.auxiliary)} if self.configuration.auxiliary else {}
+        return {**self.configuration.architecture, **auxiliary}
+
+    def fit(
+        self,
+        learn: NDArray[np.integer],
+        stop: NDArray[np.integer] | None,
+        settings: FitSettings,
+        progress: Progress | None,
+        checkpoint: Path | None,
+    ) -> FitResult:
+        """Fit a network to the usable of the rows ``learn``."""
+        parts = [
+            np.flatnonzero(np.isin(self.used, part) & self.seen.usable) for part in (learn, stop) if part is not None
+        ]
+        if not all(len(part) for part in parts):
+            raise LabelError(
+                f"of {len(self.used)} spectra {self.seen.usable.sum()} are usable in all observations: none is left to "
+                "learn from"
+            )
+        return fit(
+            _trainable(self.configuration), self.architecture, self.inputs, self.seen.prepared, self.targets,
+            parts[0], None if stop is None else parts[1], settings, progress, checkpoint, self.seen.draws,
+            self.seen.features,
+        )  # fmt: skip
+
+    def complete(
+        self, path: Path, description: Description, result: FitResult, learn: NDArray[np.integer]
+    ) -> Completion:
+        """What the model learns beside its network from the same rows."""
+        raw = self.bundle(path, description, result)
+        with _told_of(self.configuration, len(learn)):
+            labelled = _labelled(self.data, learn)
+            return _trainable(self.configuration).complete(self.architecture, raw, labelled)
+
+    def bundle(self, path: Path, description: Description, result: FitResult, *completions: Completion) -> Bundle:
+        """Write a bundle with what completions add."""
+        architecture = dict(description.architecture)
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for completion in completions:
+            architecture |= completion.architecture
+            arrays |= completion.arrays
+        complete = description.model_copy(update={"architecture": architecture})
+        model = _trainable(self.configuration)
+        return model.to_bundle(path, complete, self.inputs, result.network, self.scale, arrays)
 
 
 def _fit_inputs(configuration: TrainingConfiguration, data: TrainingSet, learn: NDArray[np.integer]) -> NetworkInputs:

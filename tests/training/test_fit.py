@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from catalogue.training.dataset import TrainingSet
 from catalogue.training.evaluate import summarise
 from catalogue.training.fit import CheckpointError, FitSettings, Targets, _Loop, _to, fit
 from catalogue.training.labels import LabelError
+from catalogue.training.losses import LossName
 from catalogue.training.population import draw_population
 from catalogue.training.simulate import repeat_visits
 from catalogue.training.train import TrainingConfiguration, predict_rows, train_on
@@ -45,7 +47,7 @@ def _fit(prepared, settings, **more):
     return fit(SpectralTransformer, TINY_ARCHITECTURE, inputs, pixels, targets, rows[:45], rows[45:], settings, **more)
 
 
-@pytest.mark.parametrize("loss", ["mahalanobis", "mahalanobis_squared", "mahalanobis_fractional", "mse"])
+@pytest.mark.parametrize("loss", get_args(LossName))
 def test_training_lowers_the_training_loss(prepared, loss):
     settings = FitSettings(epochs=25, batch=15, threads=1, loss=loss, noise=0, masked_stretches=0, patience=25)
     history = _fit(prepared, settings).history

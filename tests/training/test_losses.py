@@ -29,6 +29,14 @@ def test_both_variants_are_the_distance_and_its_square():
     assert float(point_loss(error, covariance, "mse")) == pytest.approx(float(error.square().sum(1).mean()))
 
 
+def test_absolute_fractional_errors_are_the_percentage_errors_of_both_labels():
+    spread = torch.tensor([0.5, 0.2])
+    true, predicted = torch.tensor([[4.0, 1.2], [2.0, 1.0]]), torch.tensor([[8.0, 1.1], [1.0, 1.0]])
+    compared = fractional((predicted / true).log() / spread, spread)
+    expected = ((predicted / true - 1).abs() / spread).sum(1).mean()
+    assert float(point_loss(compared, torch.eye(2), "absolute_fractional")) == pytest.approx(float(expected))
+
+
 def test_likelihood_is_least_at_the_true_covariance():
     torch.manual_seed(1)
     error = torch.randn(20_000, 2) * torch.tensor([1.0, 0.5])

@@ -7,39 +7,113 @@ import torch
 from catalogue.models import InferenceSettings, load_bundle, load_model
 from catalogue.models.label_mixture import fit_mixture
 from catalogue.models.spectrum_fit import SpectrumModel
+from catalogue.training import train as training
 from catalogue.training.train import TrainingConfiguration, stars_apart, train, training_set
 
 pytest.importorskip("bossbrain")
 
 PARAMETERS = ["teff", "logg", "feh", "alpha_fe", "c_fe", "n_fe"]
+SMALL = {
+    "name": "small",
+    "simulation": {"stars": 300, "visits": 2, "seed": 3},
+    "companions": {"stars": 300, "scattered": True, "seed": 4},
+    "draws": 1,
+    "held_out": 0.1,
+    "preprocessing": {
+        "n_components": 24, "passed_on": 0, "noise_bands": 1, "estimator": "fit", "parameters": PARAMETERS,
+    },
+    "architecture": {"width": 16, "hidden": 8, "heads": 2, "head_width": 8, "mixture_share": 0.5},
+    "fit": {"epochs": 2, "batch": 32, "threads": 1},
+}  # fmt: skip
 
 
-def test_a_trained_bundle_has_the_mixture_of_the_stars_that_it_learnt_from_each_counted_once(tmp_path):
-    configuration = TrainingConfiguration.model_validate({
-        "name": "small",
-        "simulation": {"stars": 120, "visits": 2, "seed": 3},
-        "companions": {"stars": 300, "scattered": True, "seed": 4},
-        "draws": 1,
-        "held_out": 0.1,
-        "preprocessing": {
-            "n_components": 24, "passed_on": 0, "noise_bands": 1, "estimator": "fit", "parameters": PARAMETERS,
-        },
-        "architecture": {"width": 16, "hidden": 8, "heads": 2, "head_width": 8, "mixture_share": 0.5},
-        "fit": {"epochs": 1, "batch": 32},
-    })  # fmt: skip
-    bundle = load_bundle(train(configuration, tmp_path / "bundle"))
-    data = training_set(configuration)
-    learn, _, _ = stars_apart(configuration, data, np.arange(len(data)))
-    _, once = np.unique(data.labels.star[learn], return_index=True)
-    labels = data.labels.take(learn[once])
+def _configuration(**changes) -> TrainingConfiguration:
+    return TrainingConfiguration.model_validate({**SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def data():
+    torch.set_num_threads(1)  # the fit does so in the first of several trainings in a process
+    return training_set(_configuration())
+
+
+@pytest.fixture(scope="module")
+def bundles(data, tmp_path_factory):
+    """Trained on some of the stars, and once more on all of them."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return [load_bundle(train(_configuration(relearn=again), folder / str(again))) for again in (False, True)]
+
+
+def _mixture(bundle, data, rows):
+    """What the mixture of the stars of some rows is, each star counted once."""
+    _, once = np.unique(data.labels.star[rows], return_index=True)
+    labels = data.labels.take(rows[once])
     scale = bundle.description.architecture["label_scale"]
-    wanted = fit_mixture(
-        SpectrumModel.from_arrays(bundle.weights)
-        .standardised(torch.from_numpy(np.stack([getattr(labels, name) for name in PARAMETERS], axis=1)))
-        .numpy(),
+    parameters = torch.from_numpy(np.stack([getattr(labels, name) for name in PARAMETERS], axis=1))
+    return fit_mixture(
+        SpectrumModel.from_arrays(bundle.weights).standardised(parameters).numpy(),
         (np.log10(labels.physical()) - scale["offset"]) / scale["scale"],
-    )
-    for name, values in wanted.arrays().items():
-        np.testing.assert_array_equal(bundle.weights[name], values, err_msg=name)
-    found = load_model(bundle.path).predict(data.spectra, InferenceSettings(8, 0, "cpu"))
-    assert np.isfinite(found["age"]).all()
+    ).arrays()
+
+
+def test_a_trained_bundle_has_the_mixture_of_the_stars_that_it_learnt_from_each_counted_once(bundles, data):
+    learn, _, _ = stars_apart(_configuration(), data, np.arange(len(data)))
+    for bundle, rows in zip(bundles, (learn, np.arange(len(data))), strict=True):
+        for name, values in _mixture(bundle, data, rows).items():
+            np.testing.assert_array_equal(bundle.weights[name], values, err_msg=name)
+        found = load_model(bundle.path).predict(data.spectra, InferenceSettings(8, 0, "cpu"))
+        assert np.isfinite(found["age"]).all()
+
+
+def test_a_network_that_has_learnt_from_all_stars_keeps_the_errors_that_stars_held_out_have_told(bundles):
+    some, everyone = (bundle.description for bundle in bundles)
+    assert everyone.architecture["calibration"] == some.architecture["calibration"]
+    for name in ("age_delta_p", "mass_delta_p", "unseen_stars", "validation_loss"):
+        assert everyone.metrics[name] == some.metrics[name]
+    assert (some.training["stars"], everyone.training["stars"]) == (240, 300)
+    assert not np.array_equal(bundles[0].weights["hidden.weight"], bundles[1].weights["hidden.weight"])
+
+
+def test_it_learns_for_as_long_as_the_first(tmp_path, data, monkeypatch):
+    lengths = []
+
+    def fit(*given):
+        result = original(*given)
+        lengths.append((len(result.history), result.best_epoch))
+        return result
+
+    original = training.fit
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(training, "training_set", lambda configuration: data)
+    # no epoch is better than the first where the rate is that large
+    settings = {"epochs": 9, "batch": 32, "threads": 1, "patience": 2, "learning_rate": 30.0}
+    train(_configuration(relearn=True, fit=settings), tmp_path / "bundle")
+    (first, best), second = lengths
+    assert first == best + 3 < 9
+    assert second == (first, first - 1)
+
+
+def test_an_interruption_of_either_fit_leaves_no_trace(tmp_path, data, bundles, monkeypatch):
+    class BrokenOffError(Exception):
+        pass
+
+    def interrupt_at(stop):
+        epochs = []
+
+        def progress(epoch, of, loss):
+            epochs.append(epoch)
+            if len(epochs) == stop:
+                raise BrokenOffError
+
+        return progress
+
+    monkeypatch.setattr(training, "training_set", lambda configuration: data)
+    configuration, path = _configuration(relearn=True), tmp_path / "bundle"
+    for stop in (1, 2):  # after the first epoch of the first fit, and of the second
+        with pytest.raises(BrokenOffError):
+            train(configuration, path, interrupt_at(stop))
+    train(configuration, path)
+    resumed = load_bundle(path)
+    for name, values in bundles[1].weights.items():
+        np.testing.assert_array_equal(resumed.weights[name], values, err_msg=name)
+    assert not path.with_name("bundle.training").exists()

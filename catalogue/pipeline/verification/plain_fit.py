@@ -59,6 +59,11 @@ class PlainFit:
             found = np.clip(found + step / max(np.abs(step).max(), 1.0), low, high)
         return found
 
+    def errors(self) -> Vector:
+        """Standard errors of the parameters of the spectrum fitted last."""
+        covariance = np.linalg.inv(self.information + np.linalg.inv(self.learnt["prior"]))
+        return np.sqrt(np.diag(covariance))
+
     def mixture_labels(self, weights: Mapping[str, Vector], found: Vector, per_label: Vector) -> Vector:
         """Labels by the mixture of the training stars, for the spectrum fitted last.
 

@@ -52,6 +52,10 @@ class PlainTransformer:
         )
         fits = self.settings.get("parameters") and self.settings.get("estimator") == "fit"
         self.fit = PlainFit(self.weights) if fits else None
+        passed_on = self.settings.get("passed_on")
+        passed_on = self.settings["n_components"] if passed_on is None else passed_on
+        first = passed_on + self.settings.get("noise_bands", 0)
+        self._parameters = slice(first, first + len(self.settings.get("parameters", ())))
 
     def predict(
         self, flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[Any], columns: Mapping[str, float]
@@ -79,7 +83,7 @@ class PlainTransformer:
         share = self.architecture.get("mixture_share", 0.0)
         if share and self.fit is not None:
             per_label = LN10 * np.array(self.architecture["label_scale"]["scale"])
-            found = inputs[-len(self.settings["parameters"]) :]
+            found = inputs[self._parameters]
             raw[:, :2] += share * (self.fit.mixture_labels(self.weights, found, per_label) - raw[:, :2])
         return {
             **self._outputs(raw),
@@ -150,7 +154,9 @@ class PlainTransformer:
         if self.fit is not None:
             expected = self.weights["inputs.components"].T @ (coefficients * self.weights["inputs.component_scale"])
             far = np.abs(pixels - expected) / self._limit(noise)
-            return np.array([*seen, *self.fit(pixels, good, noise, far)])
+            found = self.fit(pixels, good, noise, far)
+            told = np.log(self.fit.errors()) if self.settings.get("parameter_errors") else ()
+            return np.array([*seen, *found, *told])
         level = sum(bands) / len(bands)
         terms = [1.0, *coefficients, *bands, level**2, *(coefficients * level)]
         curved = coefficients[: self.settings.get("curved", 25)]
