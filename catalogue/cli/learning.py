@@ -102,7 +102,7 @@ def train(
 
 
 def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
-    console.print(f"epoch {epoch} of {epochs}: validation loss {loss:.4g}", highlight=False)
+    console.print(f"epoch {epoch} of {epochs}: loss {loss:.4g}", highlight=False)
 
 
 def _print_line(text: str) -> None:

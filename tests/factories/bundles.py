@@ -29,6 +29,7 @@ TINY_FIT = {
     "passed_on": 3,
     "parameters": ["depth_0", "depth_1"],
     "estimator": "fit",
+    "parameter_errors": True,
 }
 """Added to :data:`TINY_PREPROCESSING`, parameters are found by fitting every spectrum."""
 
@@ -67,15 +68,17 @@ def giant_spectra(n_rows: int, seed: int = 0, grid: PixelGrid = LAMOST_GRID, noi
     )
 
 
-def tiny_spt_bundle(directory: Path, seed: int = 0, fits: bool = False, **architecture: object) -> Bundle:
+def tiny_spt_bundle(
+    directory: Path, seed: int = 0, fits: bool = False, told: bool = True, **architecture: object
+) -> Bundle:
     """A small SPT bundle with random weights on the LAMOST grid, written to ``directory``.
 
     Ages come out near 5 Gyr and masses near 1.2 solar masses. With ``fits`` the network knows parameters that are
-    found by fitting every spectrum; a ``mixture_share`` then has a mixture.
+    found by fitting every spectrum, and with ``told`` how well; a ``mixture_share`` then has a mixture.
     """
     if fits:
         noisy, pure = (giant_spectra(60, seed=99, noiseless=noiseless) for noiseless in (False, True))
-        preprocessing = {**TINY_PREPROCESSING, **TINY_FIT}
+        preprocessing = {**TINY_PREPROCESSING, **TINY_FIT, "parameter_errors": told}
         inputs = SpectralTransformer.fit_inputs(noisy, LAMOST_GRID, preprocessing, seed, pure)
     else:
         inputs = SpectralTransformer.fit_inputs(giant_spectra(24, seed=99), LAMOST_GRID, TINY_PREPROCESSING, seed)

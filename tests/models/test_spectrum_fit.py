@@ -123,6 +123,12 @@ def test_planted_parameters_come_back_within_their_errors(fit, learnt, training,
     np.testing.assert_allclose(np.median(said / expected, axis=0), 1.0, atol=0.02)
 
 
+def test_errors_are_those_of_information_and_prior_together(fit, learnt, training):
+    _, information = fitted(fit, Stars(20, 3.0, seed=8))
+    covariance = np.linalg.inv(information.double().numpy() + np.linalg.inv(learnt.prior.double().numpy()))
+    np.testing.assert_allclose(fit.errors(information), np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)), rtol=1e-5)
+
+
 def test_the_largest_posterior_density_is_found(fit, learnt, training):
     stars = Stars(6, 1.0, seed=5)
     components, polynomial = training.components.double().numpy(), Polynomial(PARAMETERS, CPU)
@@ -200,6 +206,25 @@ def spectra():
     spectra.usable[[3, 69]] = False
     spectra.ivar[5] = 0
     return spectra
+
+
+def test_the_network_is_told_errors_that_grow_with_the_noise(bundle, spectra):
+    inputs = ComponentInputs.from_arrays(bundle.description.preprocessing, bundle.weights)
+    noisier = replace(spectra, ivar=spectra.ivar / 9)
+    seen, blurred = (
+        inputs.features(p.pixels, p.good, p.noise).numpy()[spectra.usable]
+        for p in map(inputs.prepare, (spectra, noisier))
+    )
+    n = len(TINY_FIT["parameters"])
+    assert seen.shape[1] == inputs.n_features == TINY_FIT["passed_on"] + TINY_FIT["noise_bands"] + 2 * n
+    growth = np.exp(blurred - seen)[:, -n:]
+    assert (growth >= 1).all()
+    assert 1.5 < np.median(growth) <= 3.01
+
+
+def test_errors_of_parameters_need_a_fit():
+    with pytest.raises(ValueError, match="parameter_errors are those of a fit"):
+        ComponentSettings.model_validate({**SETTINGS, "estimator": "regression"})
 
 
 def test_a_fit_needs_spectra_without_noise():

@@ -17,12 +17,14 @@ def bundle_of(kind, directory):
         return load_bundle(find_bundle("spt-lamost", directory))
     if kind == "fit":
         return tiny_spt_bundle(directory, fits=True, attention="none")
+    if kind == "untold":
+        return tiny_spt_bundle(directory, fits=True, told=False, mixture_share=0.4)
     if kind == "mixture":
         return tiny_spt_bundle(directory, fits=True, mixture_share=0.4)
     return tiny_spt_bundle(directory, attention=kind)
 
 
-@pytest.mark.parametrize("kind", ["shipped", "hadamard", "none", "fit", "mixture"])
+@pytest.mark.parametrize("kind", ["shipped", "hadamard", "none", "fit", "mixture", "untold"])
 def test_the_second_program_agrees_with_the_first(tmp_path, kind):
     bundle = bundle_of(kind, tmp_path)
     spectra = giant_spectra(3, seed=5)
