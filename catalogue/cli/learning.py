@@ -22,7 +22,7 @@ def _refusing() -> Iterator[None]:
     from catalogue.models.device import DeviceError
     from catalogue.spectra.store import StoreError
     from catalogue.training.emulator import EmulatorError
-    from catalogue.training.fit import CheckpointError
+    from catalogue.training.fit import CheckpointError, DivergedError
     from catalogue.training.labels import LabelError
 
     try:
@@ -32,6 +32,7 @@ def _refusing() -> Iterator[None]:
         CheckpointError,
         ConfigurationError,
         DeviceError,
+        DivergedError,
         EmulatorError,
         LabelError,
         StoreError,
@@ -101,8 +102,8 @@ def train(
     console.print(str(path.resolve()), highlight=False)
 
 
-def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
-    console.print(f"epoch {epoch} of {epochs}: loss {loss:.4g}", highlight=False)
+def _print_epoch(epoch: int, epochs: int, of: str, loss: float) -> None:
+    console.print(f"epoch {epoch} of {epochs}: {of} loss {loss:.4g}", highlight=False)
 
 
 def _print_line(text: str) -> None:

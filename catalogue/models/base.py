@@ -326,7 +326,9 @@ class Trainable(ABC):
 
     Training calls, in this order: :meth:`fit_inputs`, :meth:`fit_labels`, :meth:`network`, :meth:`start`, then for
     every step :meth:`loss` of ``network(inputs.features(pixels, good, noise))``, then :meth:`to_bundle`,
-    :meth:`complete` with that bundle, and :meth:`to_bundle` again with what it gave.
+    :meth:`complete` with that bundle, :meth:`to_bundle` again with what it gave, and :meth:`calibrate` with that one
+    and stars of which neither has seen any. With ``relearn`` all from :meth:`network` to :meth:`complete` comes a
+    second time, with all stars, and the bundle gets the calibration of the first.
 
     Attributes
     ----------

@@ -24,7 +24,7 @@ _INFLATION = 1.1
 """Errors of estimated parameters in units of those that the fit claims (1.03 to 1.08 on simulated spectra)."""
 
 _HALVINGS = 28
-"""Of an interval of a dozen deviations: beyond the digits of float32."""
+"""Of an interval of some twenty spreads of a label: beyond the digits of float32."""
 
 _REACH = 6.0
 _ROWS_AT_ONCE = 32

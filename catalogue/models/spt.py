@@ -274,6 +274,8 @@ class SpectralTransformer(Model, Trainable):
         Model and data part take the same factor, so that their ratio stays what the network says.
         """
         predictions = cls(bundle).predict(held_out.spectra, InferenceSettings(device="cpu"))
+        if not np.isfinite(predictions["age"]).any():
+            raise ValueError("none of the spectra that calibrate the errors has an age")
         factors = []
         for index, name in enumerate(("age", "mass")):
             low, middle, high = (np.log(predictions[f"{name}_p{level}"].astype(np.float64)) for level in (16, 50, 84))
@@ -384,7 +386,7 @@ class _Engine:
             features = self.inputs.assemble(coefficients, prepared.good, prepared.noise, fitted)
             raw = self.passes(features).double()
             if self.mixture is not None and fitted is not None:
-                # the spread of the passes, of half the size then, and the data part are calibrated afterwards
+                # the spread of the passes, smaller by the share then, and the data part are calibrated afterwards
                 raw[..., :N_LABELS] += self.share * (self.mixture(*fitted) - raw[..., :N_LABELS])
             columns = self._summarise(raw)
             values = torch.stack([*columns, novelty.double()])

@@ -22,12 +22,16 @@ from catalogue.models.device import choose_device
 from catalogue.models.transfer import full_precision
 from catalogue.training.losses import FRACTIONAL, LossName, auxiliary_loss, distribution_loss, fractional, point_loss
 
-Progress = Callable[[int, int, float], None]
-"""Called after every epoch with (epoch, epochs, loss): of the validation rows, or without them of the training."""
+Progress = Callable[[int, int, str, float], None]
+"""Called after every epoch with (epoch, epochs, "validation" or "training", loss): training where no rows validate."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint that this fit cannot go on from."""
+
+
+class DivergedError(ValueError):
+    """A fit whose loss was never finite."""
 
 
 class FitSettings(BaseModel):
@@ -151,6 +155,8 @@ def fit(
     ------
     CheckpointError
         If the checkpoint is of another fit.
+    DivergedError
+        If no loss is finite, or without validation rows the last.
     DeviceError
         If CUDA was asked for by name and is not there.
     """
@@ -170,6 +176,9 @@ def fit(
         state.load()
     held_out = None if validation_rows is None else torch.from_numpy(np.asarray(validation_rows)).to(device)
     for epoch in range(loop.epoch, settings.epochs):
+        # asked before an epoch, not after: a fit that was finished when it is called again stays what it was
+        if epoch - 1 - loop.best_epoch >= settings.patience:
+            break
         with full_precision():
             training = loop.train_epoch(train, epoch)
             validation = None if held_out is None else loop.validate(held_out)
@@ -177,9 +186,12 @@ def fit(
         if state:
             state.save()
         if progress:
-            progress(epoch + 1, settings.epochs, training if validation is None else validation)
-        if epoch - loop.best_epoch >= settings.patience:
-            break
+            told = ("training", training) if validation is None else ("validation", validation)
+            progress(epoch + 1, settings.epochs, *told)
+    if not math.isfinite(loop.best_loss):
+        raise DivergedError(
+            f"no finite loss in {loop.epoch} epochs: expected the fit to converge; a lower fit.learning_rate may help"
+        )
     loop.network.load_state_dict(loop.best)
     return FitResult(loop.network.to("cpu").eval(), loop.best_epoch, loop.history)
 
@@ -313,7 +325,7 @@ class _Loop:
         if validation is not None:
             self.history[-1]["validation"] = validation
         if validation is None or validation < self.best_loss:
-            self.best_loss, self.best_epoch = math.inf if validation is None else validation, epoch
+            self.best_loss, self.best_epoch = training if validation is None else validation, epoch
             self.best = {key: value.clone() for key, value in self.average.items()}
 
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -85,7 +85,8 @@ class TrainingConfiguration(BaseModel):
         Fraction of the stars that stop the training, and again of those, others, that calibrate the errors.
     relearn : bool
         Whether the network is trained once more, now on all stars and as long as the first time, after stars held out
-        have told when to stop and how large the errors are. What a bundle says of unseen stars is of the first.
+        have told when to stop and how large the errors are. The units of labels and, without companions, the inputs
+        stay those of the first training; what a bundle says of unseen stars is of that one too, and called so.
     require_states : tuple of str
         Evolutionary states of which there must be stars, as ``[RGB, RC]``.
     passes, seed : int
@@ -127,6 +128,9 @@ class TrainingConfiguration(BaseModel):
             raise ValueError("give either store and labels, or simulation")
         return self
 
+
+_HELD_OUT, _ALL_STARS = "held-out", "all-stars"
+"""Folders of the states of a training's two fits."""
 
 _NOT_RECORDED = {"store", "labels", "oscillations", "architecture", "preprocessing"}
 
@@ -171,7 +175,10 @@ def train(configuration: TrainingConfiguration, directory: Path, progress: Progr
     checkpoint = directory.with_name(directory.name + ".training")
     observed = observe_once(configuration, data)
     train_on(configuration, data, np.arange(len(data)), directory, progress, checkpoint, observed)
-    shutil.rmtree(checkpoint)
+    for part in (_HELD_OUT, _ALL_STARS):
+        shutil.rmtree(checkpoint / part, ignore_errors=True)
+    with suppress(OSError):  # what else lies there is not of this training
+        checkpoint.rmdir()
     return directory
 
 
@@ -277,32 +284,36 @@ def train_on(
         inputs, seen = observed.inputs, observed.take(used)
     with _told_of(configuration, len(learn)):
         scale = model.fit_labels(data.labels.physical()[learn])
-    course = _Course(configuration, data, used, inputs, seen, scale, _targets(configuration, data, used, learn, scale))
-    result = course.fit(learn, stop, configuration.fit, progress, checkpoint and checkpoint / "some")
+    fits = _Fits(configuration, data, used, inputs, seen, scale, _targets(configuration, data, used, learn, scale))
+    result = fits.fit(learn, stop, configuration.fit, progress, checkpoint and checkpoint / _HELD_OUT)
     description = _description(configuration, data, learn, model)
-    description = description.model_copy(update={"architecture": course.architecture})
     with tempfile.TemporaryDirectory() as folder:
-        found = course.complete(Path(folder) / "raw", description, result, learn)
-        complete = course.bundle(Path(folder) / "complete", description, result, found)
+        learnt = fits.complete(Path(folder) / "raw", description, result, learn)
+        complete = fits.bundle(Path(folder) / "complete", description, result, learnt)
         with _told_of(configuration, len(calibrate)):
-            errors = model.calibrate(course.architecture, complete, _labelled(data, calibrate))
-        calibrated = course.bundle(Path(folder) / "calibrated", description, result, found, errors)
+            calibration = model.calibrate(description.architecture, complete, _labelled(data, calibrate))
+        calibrated = fits.bundle(Path(folder) / "calibrated", description, result, learnt, calibration)
         unseen = _unseen(data, calibrate, predict_rows(calibrated.path, data.spectra.take(calibrate)))
-        metrics = {"best_epoch": result.best_epoch, "validation_loss": result.history[result.best_epoch]["validation"]}
+        best = result.history[result.best_epoch]
+        metrics = {"best_epoch": result.best_epoch, "validation_loss": best["validation"], **unseen}
         if configuration.relearn:
+            metrics = {f"before_relearning_{name}": value for name, value in metrics.items()}
+            metrics["epochs"] = len(result.history)
             as_long = configuration.fit.model_copy(update={"epochs": len(result.history)})
-            result = course.fit(used, None, as_long, progress, checkpoint and checkpoint / "all")
+            result = fits.fit(used, None, as_long, progress, checkpoint and checkpoint / _ALL_STARS)
             description = _description(configuration, data, used, model)
-            description = description.model_copy(update={"architecture": course.architecture})
-            found = course.complete(Path(folder) / "again", description, result, used)
-    metrics |= {**unseen, "training_seconds": round(time.perf_counter() - began, 1)}
-    bundle = course.bundle(directory, description.model_copy(update={"metrics": metrics}), result, found, errors)
+            learnt = fits.complete(Path(folder) / "again", description, result, used)
+    metrics["training_seconds"] = round(time.perf_counter() - began, 1)
+    bundle = fits.bundle(directory, description.model_copy(update={"metrics": metrics}), result, learnt, calibration)
     return TrainedModel(bundle, result, time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
-class _Course:
-    """One training: what its fits have in common."""
+class _Fits:
+    """The fits of one training, and bundles of them: what they have in common.
+
+    ``used`` are the rows of the training set that ``seen`` and ``targets`` are of.
+    """
 
     configuration: TrainingConfiguration
     data: TrainingSet
@@ -311,11 +322,6 @@ class _Course:
     seen: Observed
     scale: LabelScale
     targets: Targets
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        auxiliary = {"auxiliary": len(self.configuration.auxiliary)} if self.configuration.auxiliary else {}
-        return {**self.configuration.architecture, **auxiliary}
 
     def fit(
         self,
@@ -335,9 +341,9 @@ class _Course:
                 "learn from"
             )
         return fit(
-            _trainable(self.configuration), self.architecture, self.inputs, self.seen.prepared, self.targets,
-            parts[0], None if stop is None else parts[1], settings, progress, checkpoint, self.seen.draws,
-            self.seen.features,
+            _trainable(self.configuration), _architecture(self.configuration), self.inputs, self.seen.prepared,
+            self.targets, parts[0], None if stop is None else parts[1], settings, progress, checkpoint,
+            self.seen.draws, self.seen.features,
         )  # fmt: skip
 
     def complete(
@@ -347,7 +353,7 @@ class _Course:
         raw = self.bundle(path, description, result)
         with _told_of(self.configuration, len(learn)):
             labelled = _labelled(self.data, learn)
-            return _trainable(self.configuration).complete(self.architecture, raw, labelled)
+            return _trainable(self.configuration).complete(description.architecture, raw, labelled)
 
     def bundle(self, path: Path, description: Description, result: FitResult, *completions: Completion) -> Bundle:
         """Write a bundle with what completions add."""
@@ -377,7 +383,7 @@ def _fit_inputs(configuration: TrainingConfiguration, data: TrainingSet, learn: 
 def _unseen(
     data: TrainingSet, rows: NDArray[np.integer], predictions: dict[str, NDArray[np.floating]]
 ) -> dict[str, float]:
-    """Mean absolute percentage errors on the stars that have calibrated the errors and nothing else."""
+    """Mean absolute percentage errors on stars that have so far calibrated the errors and nothing else."""
     labels = data.labels.take(rows)
     found = {}
     for name, truth in (("age", labels.age), ("mass", labels.mass)):
@@ -399,6 +405,12 @@ def stars_apart(
         raise LabelError(f"{components} components need more training stars, found {stars}, some of them held out")
     folds = split_by_star(data.labels.take(rows), parts, configuration.seed)
     return rows[folds > 1], rows[folds == 0], rows[folds == 1]
+
+
+def _architecture(configuration: TrainingConfiguration) -> dict[str, Any]:
+    """What a network is made from: the configuration's, and how many parameters it learns beside the labels."""
+    auxiliary = {"auxiliary": len(configuration.auxiliary)} if configuration.auxiliary else {}
+    return {**configuration.architecture, **auxiliary}
 
 
 def _targets(
@@ -472,7 +484,7 @@ def _description(
         survey=data.survey.name,
         grid=data.survey.grid.name,
         labels=model.labels,
-        architecture=dict(configuration.architecture),
+        architecture=_architecture(configuration),
         passes=configuration.passes,
         seed=configuration.seed,
         domain=domain,

@@ -99,7 +99,7 @@ def test_a_wrong_key_is_named_with_its_section(train, override, message):
 def test_what_is_printed_says_what_it_is(train):
     done = train()
     assert done.exit_code == 0
-    assert "epoch 3 of 3: loss " in done.output
+    assert "epoch 3 of 3: validation loss " in done.output
     assert "age_delta_p" in done.output
 
 

@@ -80,6 +80,16 @@ def test_a_row_does_not_depend_on_its_neighbours_and_nan_stays_in_its_row(mixtur
     assert not np.isfinite(together[2]).all()
 
 
+def test_bytes_of_a_row_do_not_depend_on_where_it_stands(mixture):
+    rng = np.random.default_rng(4)
+    estimates, order = rng.normal(size=(70, 2)), rng.permutation(70)
+    there = _ask(mixture, estimates, 0.3)
+    estimates[order[5]] = np.nan
+    elsewhere = _ask(mixture, estimates[order], 0.3)
+    kept = np.arange(70) != 5
+    assert elsewhere[kept].tobytes() == there[order][kept].tobytes()
+
+
 def test_arrays_restore_the_mixture_and_other_shapes_are_named(mixture):
     again = LabelMixture.from_arrays(mixture.arrays(), 2, 2)
     assert torch.equal(again.covariances, mixture.covariances)

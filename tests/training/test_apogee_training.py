@@ -11,6 +11,7 @@ from astropy.table import Table
 from catalogue.models import load_model
 from catalogue.models.base import InferenceSettings
 from catalogue.models.bundle import load_bundle
+from catalogue.models.latent_age import LatentAge
 from catalogue.models.latent_network import frequency_grid
 from catalogue.spectra.ingest import ingest_unit
 from catalogue.spectra.parent import import_parent
@@ -85,6 +86,33 @@ def test_both_corrections_are_in_the_bundle(data, tmp_path):
     found = load_model(tmp_path / "bundle").predict(data.spectra, InferenceSettings(device="cpu", passes=2))
     for name in ("age_linear_correct", "age_lowess_correct"):
         assert np.isfinite(found[name]).all()
+
+
+def test_corrections_stay_those_of_the_stars_held_out_when_all_stars_are_learnt(data, tmp_path):
+    one, two = (
+        train_on(configuration("astronn_bcnn", relearn=again), data, np.arange(64), tmp_path / str(again)).bundle
+        for again in (False, True)
+    )
+    assert one.description.architecture["age_linear"] == two.description.architecture["age_linear"]
+    for name in ("lowess.prediction", "lowess.age"):
+        np.testing.assert_array_equal(one.weights[name], two.weights[name])
+    assert not np.array_equal(one.weights["hidden1.weight"], two.weights["hidden1.weight"])
+
+
+def test_the_forest_is_learnt_anew_with_the_network(data, tmp_path, monkeypatch):
+    learnt_from = []
+    original = LatentAge.complete.__func__
+
+    def complete(cls, architecture, bundle, labelled):
+        learnt_from.append((bundle.weights, len(labelled.star)))
+        return original(cls, architecture, bundle, labelled)
+
+    monkeypatch.setattr(LatentAge, "complete", classmethod(complete))
+    bundle = train_on(configuration("latent_age", relearn=True), data, np.arange(64), tmp_path / "b").bundle
+    (_, some), (again, everyone) = learnt_from
+    assert some < everyone == 64
+    for name, values in again.items():
+        np.testing.assert_array_equal(bundle.weights[name], values, err_msg=name)
 
 
 def test_the_forest_takes_the_first_spectrum_of_every_star(data, tmp_path):

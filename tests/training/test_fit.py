@@ -15,7 +15,7 @@ from catalogue.models.spt import SpectralTransformer
 from catalogue.training import train as training
 from catalogue.training.dataset import TrainingSet
 from catalogue.training.evaluate import summarise
-from catalogue.training.fit import CheckpointError, FitSettings, Targets, _Loop, _to, fit
+from catalogue.training.fit import CheckpointError, DivergedError, FitSettings, Targets, _Loop, _to, fit
 from catalogue.training.labels import LabelError
 from catalogue.training.losses import LossName
 from catalogue.training.population import draw_population
@@ -72,6 +72,37 @@ def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(prepared, tmp_path):
     expected, found = whole.network.state_dict(), resumed.network.state_dict()
     assert resumed.history == whole.history
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_fit_that_ended_early_is_the_same_when_it_is_called_again(prepared, tmp_path):
+    # no epoch is better than the first where the rate is that large
+    settings = SETTINGS.model_copy(update={"epochs": 9, "patience": 2, "learning_rate": 30.0})
+    first, again = (_fit(prepared, settings, checkpoint=tmp_path) for _ in range(2))
+    assert len(first.history) == first.best_epoch + 3 < 9
+    assert again.history == first.history
+    for key, value in first.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[key], value), key
+
+
+def test_without_validation_rows_the_last_of_all_epochs_is_kept(prepared):
+    inputs, pixels, targets = prepared
+    settings = SETTINGS.model_copy(update={"patience": 1})
+    told = []
+    result = fit(
+        SpectralTransformer, TINY_ARCHITECTURE, inputs, pixels, targets, np.arange(60), None, settings,
+        lambda *what: told.append(what),
+    )  # fmt: skip
+    assert result.best_epoch == 3
+    assert [(epoch, of, kind) for epoch, of, kind, _ in told] == [(n, 4, "training") for n in (1, 2, 3, 4)]
+    assert all("validation" not in line for line in result.history)
+
+
+@pytest.mark.parametrize("validation", [None, np.arange(45, 60)])
+def test_a_fit_without_a_finite_loss_is_refused(prepared, validation):
+    inputs, pixels, targets = prepared
+    nowhere = replace(targets, mean=np.full_like(targets.mean, np.nan))
+    with pytest.raises(DivergedError, match="no finite loss in 4 epochs"):
+        fit(SpectralTransformer, TINY_ARCHITECTURE, inputs, pixels, nowhere, np.arange(45), validation, SETTINGS)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(prepared, tmp_path):

@@ -68,52 +68,66 @@ def test_a_trained_bundle_has_the_mixture_of_the_stars_that_it_learnt_from_each_
 def test_a_network_that_has_learnt_from_all_stars_keeps_the_errors_that_stars_held_out_have_told(bundles):
     some, everyone = (bundle.description for bundle in bundles)
     assert everyone.architecture["calibration"] == some.architecture["calibration"]
-    for name in ("age_delta_p", "mass_delta_p", "unseen_stars", "validation_loss"):
-        assert everyone.metrics[name] == some.metrics[name]
+    for name in ("age_delta_p", "mass_delta_p", "unseen_stars", "validation_loss", "best_epoch"):
+        assert name not in everyone.metrics
+        assert everyone.metrics[f"before_relearning_{name}"] == some.metrics[name]
     assert (some.training["stars"], everyone.training["stars"]) == (240, 300)
     assert not np.array_equal(bundles[0].weights["hidden.weight"], bundles[1].weights["hidden.weight"])
 
 
-def test_it_learns_for_as_long_as_the_first(tmp_path, data, monkeypatch):
-    lengths = []
+@pytest.fixture
+def early(data, monkeypatch):
+    """A configuration whose first fit ends early, as no epoch is better than the first where the rate is so large."""
+    monkeypatch.setattr(training, "training_set", lambda configuration: data)
+    settings = {"epochs": 9, "batch": 32, "threads": 1, "patience": 2, "learning_rate": 30.0}
+    return _configuration(relearn=True, fit=settings)
+
+
+def test_the_second_fit_is_as_long_as_the_first_and_sees_every_star(tmp_path, data, early, monkeypatch):
+    seen = []
 
     def fit(*given):
         result = original(*given)
-        lengths.append((len(result.history), result.best_epoch))
+        seen.append((given[5], given[6], len(result.history), result.best_epoch))
         return result
 
     original = training.fit
     monkeypatch.setattr(training, "fit", fit)
-    monkeypatch.setattr(training, "training_set", lambda configuration: data)
-    # no epoch is better than the first where the rate is that large
-    settings = {"epochs": 9, "batch": 32, "threads": 1, "patience": 2, "learning_rate": 30.0}
-    train(_configuration(relearn=True, fit=settings), tmp_path / "bundle")
-    (first, best), second = lengths
+    train(early, tmp_path / "bundle")
+    (learnt, stopped, first, best), (everyone, nobody, second, last) = seen
+    learn, stop, calibrate = (set(part.tolist()) for part in stars_apart(early, data, np.arange(len(data))))
+    assert (set(learnt.tolist()), set(stopped.tolist())) == (learn, stop)
+    assert set(everyone.tolist()) == learn | stop | calibrate
+    assert nobody is None
     assert first == best + 3 < 9
-    assert second == (first, first - 1)
+    assert (second, last) == (first, first - 1)
 
 
-def test_an_interruption_of_either_fit_leaves_no_trace(tmp_path, data, bundles, monkeypatch):
-    class BrokenOffError(Exception):
-        pass
+class BrokenOffError(Exception):
+    pass
 
-    def interrupt_at(stop):
-        epochs = []
 
-        def progress(epoch, of, loss):
-            epochs.append(epoch)
-            if len(epochs) == stop:
-                raise BrokenOffError
+def _break_off_after(epochs):
+    """A progress that breaks off when it is told of so many epochs."""
+    told = []
 
-        return progress
+    def progress(*epoch):
+        told.append(epoch)
+        if len(told) == epochs:
+            raise BrokenOffError
 
-    monkeypatch.setattr(training, "training_set", lambda configuration: data)
-    configuration, path = _configuration(relearn=True), tmp_path / "bundle"
-    for stop in (1, 2):  # after the first epoch of the first fit, and of the second
+    return progress
+
+
+def test_an_interruption_of_either_fit_leaves_no_trace(tmp_path, early):
+    undisturbed = load_bundle(train(early, tmp_path / "undisturbed"))
+    path = tmp_path / "bundle"
+    for epochs in (1, 4):  # in the first fit, and in the second
         with pytest.raises(BrokenOffError):
-            train(configuration, path, interrupt_at(stop))
-    train(configuration, path)
+            train(early, path, _break_off_after(epochs))
+    assert (tmp_path / "bundle.training" / "all-stars" / "state.json").exists()
+    train(early, path)
     resumed = load_bundle(path)
-    for name, values in bundles[1].weights.items():
+    for name, values in undisturbed.weights.items():
         np.testing.assert_array_equal(resumed.weights[name], values, err_msg=name)
     assert not path.with_name("bundle.training").exists()
