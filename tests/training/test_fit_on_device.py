@@ -116,7 +116,7 @@ def test_an_interrupted_fit_goes_on_upon_the_device(device, tmp_path, monkeypatc
         asked.append(device)
         return {key: value.to(device) for key, value in read(path).items()}
 
-    def stop(epoch, epochs, loss):
+    def stop(epoch, *_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "load_file", load_file)
