@@ -175,19 +175,7 @@ def fit(
         state = _Checkpoint(checkpoint, loop, learnt_from)
         state.load()
     held_out = None if validation_rows is None else torch.from_numpy(np.asarray(validation_rows)).to(device)
-    for epoch in range(loop.epoch, settings.epochs):
-        # asked before an epoch, not after: a fit that was finished when it is called again stays what it was
-        if epoch - 1 - loop.best_epoch >= settings.patience:
-            break
-        with full_precision():
-            training = loop.train_epoch(train, epoch)
-            validation = None if held_out is None else loop.validate(held_out)
-        loop.record(epoch, training, validation)
-        if state:
-            state.save()
-        if progress:
-            told = ("training", training) if validation is None else ("validation", validation)
-            progress(epoch + 1, settings.epochs, *told)
+    loop.run(train, held_out, state, progress)
     if not math.isfinite(loop.best_loss):
         raise DivergedError(
             f"no finite loss in {loop.epoch} epochs: expected the fit to converge; a lower fit.learning_rate may help"
@@ -253,6 +241,23 @@ class _Loop:
 
     def plan(self, rows: int) -> None:
         self.steps = self.settings.epochs * max(1, rows // self.settings.batch)
+
+    def run(self, train: Tensor, held_out: Tensor | None, state: _Checkpoint | None, progress: Progress | None) -> None:
+        """All epochs that are left, or as many as patience allows."""
+        epochs = self.settings.epochs
+        for epoch in range(self.epoch, epochs):
+            # asked before an epoch, not after: a fit that was finished when it is called again stays what it was
+            if epoch - 1 - self.best_epoch >= self.settings.patience:
+                break
+            with full_precision():
+                training = self.train_epoch(train, epoch)
+                validation = None if held_out is None else self.validate(held_out)
+            self.record(epoch, training, validation)
+            if state:
+                state.save()
+            if progress:
+                told = ("training", training) if validation is None else ("validation", validation)
+                progress(epoch + 1, epochs, *told)
 
     def rate(self) -> float:
         part = self.step / self.steps

@@ -332,19 +332,21 @@ class _Fits:
         checkpoint: Path | None,
     ) -> FitResult:
         """Fit a network to the usable of the rows ``learn``."""
-        parts = [
-            np.flatnonzero(np.isin(self.used, part) & self.seen.usable) for part in (learn, stop) if part is not None
-        ]
-        if not all(len(part) for part in parts):
+        return fit(
+            _trainable(self.configuration), _architecture(self.configuration), self.inputs, self.seen.prepared,
+            self.targets, self._usable(learn), None if stop is None else self._usable(stop), settings, progress,
+            checkpoint, self.seen.draws, self.seen.features,
+        )  # fmt: skip
+
+    def _usable(self, rows: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Where among the used rows those of ``rows`` are that can be used."""
+        found = np.flatnonzero(np.isin(self.used, rows) & self.seen.usable)
+        if not len(found):
             raise LabelError(
                 f"of {len(self.used)} spectra {self.seen.usable.sum()} are usable in all observations: none is left to "
                 "learn from"
             )
-        return fit(
-            _trainable(self.configuration), _architecture(self.configuration), self.inputs, self.seen.prepared,
-            self.targets, parts[0], None if stop is None else parts[1], settings, progress, checkpoint,
-            self.seen.draws, self.seen.features,
-        )  # fmt: skip
+        return found
 
     def complete(
         self, path: Path, description: Description, result: FitResult, learn: NDArray[np.integer]
