@@ -159,12 +159,15 @@ def test_both_can_be_evaluated(model, data, tmp_path, monkeypatch):
     assert "age_delta_p" in (tmp_path / "page" / "evaluation.json").read_text()
 
 
-def test_an_ingested_survey_and_labels_make_a_training_set(tmp_path):
-    names = [f"2M0000000{n}+0000000" for n in range(6)]
+NAMES = [f"2M0000000{n}+0000000" for n in range(6)]
+
+
+def _ingested(tmp_path):
+    """A store of six stars, of which the last has no file."""
     (tmp_path / "spectra").mkdir()
-    for seed, name in enumerate(names[:5]):
+    for seed, name in enumerate(NAMES[:5]):
         write_apstar(tmp_path / "spectra" / f"{name}.fits", seed=seed, objid=name)
-    table = Table({"APOGEE_ID": names, "TEFF": np.full(6, 4600.0), "LOGG": np.full(6, 2.5), "FE_H": np.full(6, 0.1)})
+    table = Table({"APOGEE_ID": NAMES, "TEFF": np.full(6, 4600.0), "LOGG": np.full(6, 2.5), "FE_H": np.full(6, 0.1)})
     table["TEFF_ERR"], table["SNREV"] = 25.0, 120.0
     table.write(tmp_path / "allStar.fits")
     survey, parent, store = load_survey("apogee"), tmp_path / "parent.parquet", tmp_path / "spectra.zarr"
@@ -172,10 +175,27 @@ def test_an_ingested_survey_and_labels_make_a_training_set(tmp_path):
     import_parent(tmp_path / "allStar.fits", parent, **settings)
     create_store(store, survey, 6, 64, 64, "apogee_id")
     ingest_unit(store, parent, "apogee", tmp_path / "spectra", 0, 6)
-    labels = replace(giants(6), key=np.array(names[::-1]))
+    return survey, store
+
+
+def test_an_ingested_survey_and_labels_make_a_training_set(tmp_path):
+    survey, store = _ingested(tmp_path)
+    labels = replace(giants(6), key=np.array(NAMES[::-1]))
     found = load_training_set(survey, store, labels, "apogee_id")
-    assert found.labels.key.tolist() == names[:5]
+    assert found.labels.key.tolist() == NAMES[:5]
     assert found.unusable == 1
     assert found.spectra.columns["fe_h"].tolist() == [pytest.approx(0.1)] * 5
     assert found.spectra.columns["teff_err"].tolist() == [25.0] * 5
-    np.testing.assert_array_equal(found.spectra.flux[2], survey.read(tmp_path / "spectra" / f"{names[2]}.fits").flux)
+    np.testing.assert_array_equal(found.spectra.flux[2], survey.read(tmp_path / "spectra" / f"{NAMES[2]}.fits").flux)
+
+
+def test_labels_whose_keys_do_not_match_are_refused_by_name_or_left_out_on_demand(tmp_path):
+    survey, store = _ingested(tmp_path)
+    labels = replace(giants(6), key=np.array([*NAMES[:4], "elsewhere", "nowhere"]))
+    message = r"2 of 6 label keys are not among the 6 rows of .* \(apogee_id\), first elsewhere, nowhere; partial: true"
+    with pytest.raises(LabelError, match=message):
+        load_training_set(survey, store, labels, "apogee_id")
+    assert load_training_set(survey, store, labels, "apogee_id", partial=True).labels.key.tolist() == NAMES[:4]
+    strangers = replace(giants(2), key=np.array(["elsewhere", "nowhere"]))
+    with pytest.raises(LabelError, match="2 of 2 label keys are not among"):
+        load_training_set(survey, store, strangers, "apogee_id", partial=True)
